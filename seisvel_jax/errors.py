@@ -1,0 +1,56 @@
+"""The one exception a user sees, and the frame every command runs in.
+
+A message names the file, the value, what was expected and the cure; a traceback is a defect of ours.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Bad input or a bad environment: shown as one line, exit code 2."""
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Run a command's `main` and leave with its exit code.
+
+    0 done, 1 the command's own "no" (an unusable data set), 2 bad input, 130 interrupted (Ctrl-C).
+    """
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+    except UserError as error:
+        _say(str(error))
+        code = 2
+    except KeyboardInterrupt:
+        _say("interrupted; run the same command again to go on")
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone: nothing is wrong. Keep the interpreter from flushing again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        _say(describe_os_error(error))
+        code = 2
+    sys.exit(code)
+
+
+def describe_os_error(error: OSError) -> str:
+    """One line for the errors of a file system: what, where, and the cure."""
+    cure = {
+        errno.ENOSPC: "the disk is full: free some space or choose another place; what was there before is untouched",
+        errno.EDQUOT: "the disk quota is used up: free some space or choose another place",
+        errno.EROFS: "this place is read-only: choose another",
+        errno.EACCES: "no permission: choose another place or change its permissions",
+        errno.ENOENT: "no such file or folder: check the path",
+        errno.ENOTDIR: "a file stands where a folder is needed: check the path",
+        errno.EISDIR: "a folder stands where a file is needed: check the path",
+    }.get(error.errno or 0, error.strerror or str(error))
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{cure}"
+
+
+def _say(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,229 @@
+"""The experiment: where the sources and receivers are, what was fired, how it was recorded, on which grid it is solved.
+
+Everything is physical. The challenge's experiment is 300 m x 1259 m whatever the sampling, so a gather at 1 ms
+and a model on a 5 m grid belong to the SAME survey as the 0.1 ms, 1 m files.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from seisvel_jax.arrays import Array
+from seisvel_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular grid of nodes; node `[i, j]` lies at depth `i * spacing`, x `j * spacing`. Static and hashable."""
+
+    depth_count: int
+    x_count: int
+    spacing: float
+    """Metres between nodes, the same in both directions."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(depth, x)` node counts."""
+        return self.depth_count, self.x_count
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Depth and width in metres of the ground the nodes stand for, one cell a node."""
+        return self.depth_count * self.spacing, self.x_count * self.spacing
+
+    def resampled(self, spacing: float) -> "Grid":
+        """The grid of another spacing whose nodes lie within the same extent: `model[::k, ::k]` for whole ratios."""
+        depth, width = self.extent
+        return Grid(_nodes(depth, spacing), _nodes(width, spacing), spacing)
+
+
+def _nodes(length: float, spacing: float) -> int:
+    return max(1, math.ceil(length / spacing - 1e-6))
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """An absorbing sponge as the organisers of a data set built it; its echo is part of their data. Static."""
+
+    kind: Literal["devito", "openfwi"]
+    """`devito`: Devito's "damp" profile. `openfwi`: the quadratic profile of the OpenFWI solver."""
+    width: float
+    """Metres of sponge on each side, top included."""
+    start: tuple[float, float]
+    """Depth and x in metres of the last node of the data set's own grid: the lower and the right-hand sponge begin
+    there (the others at 0), whatever grid the experiment is solved on."""
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["sources", "receivers", "wavelet"],
+    meta_fields=["dt", "nt", "grid", "boundary", "record_start", "name"],
+)
+@dataclass(frozen=True)
+class Survey:
+    """One acquisition geometry with its wavelet, time axis, grid and boundary. A pytree: arrays are leaves."""
+
+    sources: Array
+    """`[..., source, 2]` metres, `(x, depth)`; a leading batch axis where samples differ (mirrored ones)."""
+    receivers: Array
+    """`[..., receiver, 2]` metres, `(x, depth)`; every shot is recorded by all of them."""
+    wavelet: Array
+    """`[time]` source strength at `dt`: m^2 times the right-hand side, so it does not depend on the grid.
+    A solver on spacing h adds `(v dt)^2 wavelet / h^2` to the cell of the source."""
+    dt: float
+    """Seconds between recorded samples."""
+    nt: int
+    """Recorded samples a trace."""
+    grid: Grid
+    boundary: Boundary
+    record_start: int
+    """What row 0 holds: 0 the field at t = 0, before anything was injected (Devito), 1 the field after the first
+    wavelet sample was injected (OpenFWI)."""
+    name: str
+
+    @property
+    def gather_shape(self) -> tuple[int, int, int]:
+        """`(source, time, receiver)`."""
+        return self.sources.shape[-2], self.nt, self.receivers.shape[-2]
+
+    def resampled(self, *, spacing: float | None = None, dt: float | None = None) -> "Survey":
+        """The same experiment on another grid spacing (m) and/or another sampling interval (s).
+
+        The wavelet is resampled through its spectrum: it must be band-limited below both Nyquist frequencies.
+        """
+        survey = self
+        if spacing is not None and spacing != self.grid.spacing:
+            survey = dataclasses.replace(survey, grid=self.grid.resampled(spacing))
+        if dt is not None and not math.isclose(dt, self.dt, rel_tol=1e-6):
+            nt = round((self.nt - 1) * self.dt / dt) + 1
+            times = np.arange(nt) * dt
+            survey = dataclasses.replace(
+                survey, dt=dt, nt=nt, wavelet=_interpolate_band_limited(np.asarray(self.wavelet), self.dt, times)
+            )
+        return survey
+
+    def mirrored(self) -> "Survey":
+        """The survey seen from behind: x -> last node - x, then sources and receivers in ascending x again.
+
+        Reversing source order, receiver order and the lateral axis of data AND using these positions is exact.
+        """
+        last = (self.grid.x_count - 1) * self.grid.spacing
+
+        def flip(positions: Array) -> Array:
+            return (positions * np.asarray([-1, 1], np.float32) + np.asarray([last, 0], np.float32))[..., ::-1, :]
+
+        return dataclasses.replace(self, sources=flip(self.sources), receivers=flip(self.receivers))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `Survey.from_dict` is its inverse."""
+        return {
+            "name": self.name,
+            "sources": np.asarray(self.sources).tolist(),
+            "receivers": np.asarray(self.receivers).tolist(),
+            "wavelet": np.asarray(self.wavelet).tolist(),
+            "dt": self.dt,
+            "nt": self.nt,
+            "grid": dataclasses.asdict(self.grid),
+            "boundary": dataclasses.asdict(self.boundary),
+            "record_start": self.record_start,
+        }
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> "Survey":
+        """The survey of `to_dict`. Raises UserError where a field is missing or of the wrong kind."""
+        try:
+            survey = Survey(
+                sources=np.asarray(values["sources"], np.float32),
+                receivers=np.asarray(values["receivers"], np.float32),
+                wavelet=np.asarray(values["wavelet"], np.float32),
+                dt=float(values["dt"]),
+                nt=int(values["nt"]),
+                grid=Grid(**values["grid"]),
+                boundary=Boundary(**{**values["boundary"], "start": tuple(values["boundary"]["start"])}),
+                record_start=int(values["record_start"]),
+                name=str(values["name"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"not a survey description: {error!r}; write one with Survey.to_dict()") from error
+        for positions in (survey.sources, survey.receivers):
+            if positions.ndim < 2 or positions.shape[-1] != 2:
+                raise UserError(f"survey positions have shape {positions.shape}, expected (count, 2): x and depth in m")
+        return survey
+
+
+def read_survey(path: Any) -> Survey:
+    """The survey stored as JSON at `path`. Raises UserError naming the file."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return Survey.from_dict(json.load(file))
+    except (json.JSONDecodeError, UnicodeDecodeError, UserError) as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def ricker(frequency: float, dt: float, nt: int, delay: float) -> np.ndarray:
+    """Ricker wavelet `(1 - 2 b) exp(-b)`, `b = (pi f (t - delay))^2`, `[nt]` float32. Ricker (1953)."""
+    b = (np.pi * frequency * (np.arange(nt) * dt - delay)) ** 2
+    return ((1 - 2 * b) * np.exp(-b)).astype(np.float32)
+
+
+def _interpolate_band_limited(signal: np.ndarray, dt: float, times: np.ndarray) -> np.ndarray:
+    # Quintic splines resolve what lies well below Nyquist to 1e-5 and, unlike an FFT, do not wrap the ends around.
+    from scipy.interpolate import make_interp_spline
+
+    have = np.arange(signal.size) * dt
+    inside = times <= have[-1]
+    out = np.zeros(times.shape, np.float32)
+    out[inside] = make_interp_spline(have, signal.astype(np.float64), k=5)(times[inside])
+    return out
+
+
+SOURCE_IDS = (1, 75, 150, 225, 300)
+"""Numbers in the challenge's file names; source `id` lies at x = id - 1 metres."""
+
+
+def speed_and_structure(*, spacing: float = 1.0, dt: float = 1e-4, sponge: float = 350.0) -> Survey:
+    """The 2025 Speed and Structure challenge: 300 m x 1259 m, five shots, 31 receivers, 1 s, Ricker 15 Hz at 1/15 s.
+
+    Devito's scheme on a 1 m grid at 0.1 ms; `sponge` is the width in metres (350 in an entrant's account; about 500
+    fits the published figure best). Other `spacing` and `dt` describe the same experiment.
+    """
+    nt = round(1.0 / dt) + 1
+    return Survey(
+        sources=np.asarray([[source - 1, 20] for source in SOURCE_IDS], np.float32),
+        receivers=np.asarray([[10 * i, 10] for i in range(31)], np.float32),
+        wavelet=ricker(15.0, dt, nt, 1 / 15),
+        dt=dt,
+        nt=nt,
+        grid=Grid(1259, 300, 1.0).resampled(spacing),
+        boundary=Boundary("devito", sponge, (1258.0, 299.0)),
+        record_start=0,
+        name="speed-and-structure",
+    )
+
+
+def openfwi(*, x_count: int = 70, source_columns: tuple[int, ...] | None = None) -> Survey:
+    """OpenFWI: 700 m x 700 m on a 10 m grid, five shots, a receiver a column, 1 ms, Ricker 15 Hz centred at 73 ms.
+
+    The wavelet carries the grid's 100 m^2 so that `(v dt)^2 wavelet / h^2` is the published injection. `x_count`
+    other than 70 gives the wider models of the same solver (Marmousi 190).
+    """
+    columns = source_columns or tuple(int(c) for c in np.round(np.linspace(0, x_count - 1, 5)))
+    wavelet = np.zeros(1000, np.float32)
+    wavelet[:147] = ricker(15.0, 1e-3, 147, 0.073)
+    return Survey(
+        sources=np.asarray([[10 * c, 10] for c in columns], np.float32),
+        receivers=np.asarray([[10 * c, 10] for c in range(x_count)], np.float32),
+        wavelet=100 * wavelet,
+        dt=1e-3,
+        nt=1000,
+        grid=Grid(70, x_count, 10.0),
+        boundary=Boundary("openfwi", 1200.0, (690.0, 10.0 * (x_count - 1))),
+        record_start=1,
+        name="openfwi",
+    )
