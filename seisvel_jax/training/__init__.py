@@ -1,0 +1,1 @@
+"""Training: losses, augmentation, optimiser, the step and its state, checkpoints."""
