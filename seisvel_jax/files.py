@@ -1,10 +1,13 @@
 """Files that appear whole or not at all, and arrays that are checked before anyone computes with them."""
 
 import contextlib
+import math
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -34,8 +37,8 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def load_npy(path: str | os.PathLike, *, memory_map: bool = False) -> np.ndarray:
-    """The array in a `.npy` file; never unpickles.
+def npy_header(path: str | os.PathLike) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype that a `.npy` file states, checked against the file's size; reads a few hundred bytes only.
 
     Raises UserError naming the file where it is missing, a folder, truncated, not `.npy`, of a dtype that is no real
     number, or has no elements.
@@ -44,23 +47,56 @@ def load_npy(path: str | os.PathLike, *, memory_map: bool = False) -> np.ndarray
     if path.is_dir():
         raise UserError(f"{path}: a folder stands where a .npy file is needed: check the path")
     try:
-        array = np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
+        with open(path, "rb") as file:
+            return read_npy_header(file, path.stat().st_size, str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file: check the path") from None
     except PermissionError:
         raise UserError(f"{path}: no permission to read it") from None
-    except (ValueError, EOFError, OSError) as error:
-        reason = (
-            "holds Python objects, which are never unpickled"
-            if "pickle" in str(error)
-            else "is truncated or not a .npy file"
+
+
+def read_npy_header(file: IO[bytes], size: int, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of the `.npy` stream `file` of `size` bytes; refuses what numpy could not or must not read.
+
+    A header may claim any shape: it is compared with the size before anyone allocates memory for it.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            shape, _, dtype = read_header(file)
+    except Exception as error:  # numpy lets tokenizer, parser and Unicode errors of a damaged header through
+        reason = " ".join(str(error).split())[:200]
+        if "PK" in reason or name.endswith(".npz"):
+            reason += "; it may be an .npz archive"
+        raise UserError(f"{name}: is truncated or not a .npy file ({reason}): write it again with numpy.save") from None
+    if dtype.hasobject:
+        raise UserError(f"{name}: holds Python objects, which are never unpickled: save it as an array of float32")
+    if dtype.kind not in "fiu":
+        raise UserError(f"{name}: dtype {dtype}, expected real numbers (float32 or float64)")
+    if any(count < 0 for count in shape):
+        raise UserError(f"{name}: shape {shape} in its header: write it again with numpy.save")
+    if 0 in shape:
+        raise UserError(f"{name}: an array of shape {shape} without elements: nothing to read, write it again")
+    expected = math.prod(shape) * dtype.itemsize
+    if expected > size - file.tell():
+        raise UserError(
+            f"{name}: is truncated: {size - file.tell()} bytes of data, expected {expected} for shape {shape} "
+            f"{dtype}: copy or write it again"
         )
-        raise UserError(f"{path}: {reason} ({error}): write it again with numpy.save") from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise UserError(f"{path}: an .npz archive under the name .npy: give it its own name")
-    if array.dtype.kind not in "fiu":
-        raise UserError(f"{path}: dtype {array.dtype}, expected real numbers (float32 or float64)")
-    if array.size == 0:
-        raise UserError(f"{path}: an array of shape {array.shape} without elements")
-    return array
+    return shape, dtype
+
+
+def load_npy(path: str | os.PathLike, *, memory_map: bool = False) -> np.ndarray:
+    """The array in a `.npy` file; never unpickles, never allocates more than the file holds.
+
+    Raises UserError naming the file where it is missing, a folder, truncated, not `.npy`, of a dtype that is no real
+    number, or has no elements.
+    """
+    path = Path(path)
+    npy_header(path)
+    try:
+        return np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path}: is truncated or not a .npy file ({error}): write it again with numpy.save") from error
