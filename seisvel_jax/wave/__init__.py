@@ -1,0 +1,1 @@
+"""The physics: acoustic waves through a velocity model. Needs nothing but jax and numpy."""

@@ -1,0 +1,86 @@
+"""The sponges of the two data sets, as the coefficients of one update.
+
+Both schemes have the form `u+ = u- + alpha (u - u-) + beta h^2 lap(u)`: alpha is 2 where nothing is damped.
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from seisvel_jax.arrays import Array
+from seisvel_jax.survey import Boundary, Grid
+
+DEVITO_CELL = 1.0
+"""Metres between the nodes of the grid Devito's profile was built on; the profile counts one cell from inside."""
+DEVITO_UNIT = 1e-3
+"""Devito's time runs in ms and its velocity in km/s: its damping of 1/m is 1e-3 s/m^2 in SI."""
+
+
+@dataclass(frozen=True)
+class Pad:
+    """Sponge nodes beyond the model on each side."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+def pad_of(grid: Grid, boundary: Boundary) -> Pad:
+    """How many nodes the sponge has on each side. The lower and right sponges begin at `boundary.start`."""
+    h = grid.spacing
+    # The last node may lie short of the place where the data set's sponge begins; that stretch is padded as well.
+    beyond = [start - (count - 1) * h + boundary.width for start, count in zip(boundary.start, grid.shape, strict=True)]
+    bottom, right = (math.floor(metres / h + 1e-6) for metres in beyond)
+    near = math.floor(boundary.width / h + 1e-6)
+    return Pad(near, bottom, near, right)
+
+
+def coefficients(velocity: Array, dt: float, grid: Grid, boundary: Boundary) -> tuple[Array, Array]:
+    """`(alpha, beta)` on the padded grid `[batch, depth, x]` for velocity `[batch, depth, x]` in m/s.
+
+    Outside the model the velocity of the nearest edge node holds. `dt` in seconds is the step of the solver.
+    """
+    pad = pad_of(grid, boundary)
+    padded = jnp.pad(velocity, ((0, 0), (pad.top, pad.bottom), (pad.left, pad.right)), mode="edge")
+    beta = (padded * (dt / grid.spacing)) ** 2
+    if boundary.kind == "openfwi":
+        # alpha = 2 - damp dt, damp = kappa (d / a)^2, kappa = 3 vmin ln(1e7) / (2 a): each model has its own.
+        a = boundary.width - grid.spacing
+        slowest = velocity.min(axis=(1, 2), keepdims=True)
+        damp = slowest * jnp.asarray(3 * math.log(1e7) / (2 * a) * dt * openfwi_profile(grid, pad)[None], jnp.float32)
+        return 2 - damp, beta
+    # m u_tt - lap u + damp u_t = q with u_t centred: (1 + s) u+ = 2 u - (1 - s) u- + (v dt)^2 lap u, s = damp v^2 dt / 2.
+    damp = DEVITO_UNIT * devito_profile(grid, boundary, pad)[None]
+    s = beta * jnp.asarray(damp * grid.spacing**2 / (2 * dt), jnp.float32)
+    return 2 / (1 + s), beta / (1 + s)
+
+
+def openfwi_profile(grid: Grid, pad: Pad) -> np.ndarray:
+    """`(d / a)^2` on the padded grid: 0 at the first sponge node, 1 at the last; in the corners the x profile holds."""
+
+    def axis(before: int, count: int, after: int) -> np.ndarray:
+        ramp = np.concatenate([np.arange(before)[::-1], np.zeros(count), np.arange(after)])
+        return (ramp / (max(before, after, 2) - 1)) ** 2
+
+    depth, x = axis(pad.top, grid.depth_count, pad.bottom), axis(pad.left, grid.x_count, pad.right)
+    profile = np.repeat(depth[:, None], x.size, axis=1)
+    profile[:, : pad.left] = x[: pad.left]
+    profile[:, x.size - pad.right :] = x[x.size - pad.right :]
+    return profile
+
+
+def devito_profile(grid: Grid, boundary: Boundary, pad: Pad) -> np.ndarray:
+    """Devito's "damp" in 1/m on the padded grid, the sum over both axes; its width is in metres on any grid."""
+
+    def axis(before: int, count: int, after: int, start: float) -> np.ndarray:
+        places = np.arange(-before, count + after) * grid.spacing
+        outside = np.maximum(np.maximum(-places, places - start), 0)
+        pos = np.where(outside > 1e-6, (outside + DEVITO_CELL) / boundary.width, 0)
+        return 1.5 * math.log(1000) / boundary.width * (pos - np.sin(2 * np.pi * pos) / (2 * np.pi))
+
+    depth = axis(pad.top, grid.depth_count, pad.bottom, boundary.start[0])
+    x = axis(pad.left, grid.x_count, pad.right, boundary.start[1])
+    return depth[:, None] + x[None, :]
