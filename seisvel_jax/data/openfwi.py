@@ -113,8 +113,8 @@ def is_gathers(path: Path) -> bool:
         shape, _ = npy_header(path)
     except UserError:
         return False
-    # (N, 1, depth, x) and (N, depth, x) are velocities: a gather has several shots or far more times than receivers.
-    return len(shape) in (3, 4) and shape[-3] > 1 and shape[-2] > 4 * shape[-3] and shape[-2] > 2 * shape[-1]
+    # (N, 1, depth, x) and (N, depth, x) are velocities.
+    return (len(shape) == 4 and shape[1] > 1) or (len(shape) == 3 and shape[:2] == openfwi().gather_shape[:2])
 
 
 class OpenFWIDataset:

@@ -1,0 +1,218 @@
+"""Batches for training: resampled to the network's survey, shuffled, read ahead in bounded memory, exact by step.
+
+Light to import: commands import `DataConfig` for their `--help`; grain and jax come in with the first batch.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seisvel_jax.data.split import SplitBy
+from seisvel_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from seisvel_jax.data.dataset import Dataset
+    from seisvel_jax.survey import Survey
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which samples, on which sampling, in which order."""
+
+    path: str = ""
+    """Folder of samples (challenge or OpenFWI layout), or one OpenFWI file."""
+    split_by: SplitBy = "file"
+    """What stays together: samples of one file, of one name prefix (cube07_line012 -> cube07), or nothing."""
+    validation_fraction: float = 0.1
+    """Share of the samples held out for evaluation and for the ensemble's weights."""
+    grid_spacing: float | None = None
+    """Metres between nodes of the network's velocity grid; none: the files' own."""
+    dt: float | None = None
+    """Seconds between time samples of the gathers given to the network; none: the files' own."""
+    read_threads: int = 2
+    """Threads that read and resample."""
+    prefetch: int = 4
+    """Batches read ahead at most."""
+    seed: int = 0
+    """Of the order of samples and of the split; independent of the seed of the networks."""
+    limit: int | None = None
+    """Use at most so many samples, drawn by the seed."""
+    cache_gib: float = 2.0
+    """Keep the resampled samples in memory after their first reading if all of them fit into so many GiB."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use. Raises UserError naming the option."""
+        for name, smallest in (("read_threads", 1), ("prefetch", 1), ("limit", 1), ("cache_gib", 0)):
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise UserError(f"--data.{name.replace('_', '-')} {value}, expected at least {smallest}")
+        for name in ("grid_spacing", "dt"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"--data.{name.replace('_', '-')} {value}, expected a positive number")
+
+
+def open_data(config: DataConfig) -> "Dataset":
+    """The dataset at `config.path`, cut to `config.limit` samples. Raises UserError as `open_dataset` does."""
+    from seisvel_jax.data.dataset import Subset, open_dataset
+
+    dataset = open_dataset(config.path)
+    if config.limit is None or config.limit >= len(dataset):
+        return dataset
+    return Subset(dataset, np.sort(np.random.default_rng(config.seed).permutation(len(dataset))[: config.limit]))
+
+
+def training_survey(dataset: "Dataset", config: DataConfig) -> "Survey":
+    """The dataset's survey on `config.grid_spacing` and `config.dt`: the same experiment, coarser or finer.
+
+    Raises UserError where `dt` would cut into the spectrum of the wavelet.
+    """
+    survey = dataset.survey
+    if config.dt is not None and config.dt > survey.dt:
+        highest = _highest_frequency(np.asarray(survey.wavelet, np.float64), survey.dt)
+        longest = 0.3 / highest  # resampling keeps 0.6 of the Nyquist frequency 1 / (2 dt)
+        if config.dt > longest * (1 + 1e-6):
+            raise UserError(
+                f"--data.dt {config.dt:g} s would remove part of a signal that reaches {highest:.0f} Hz, "
+                f"expected at most {longest:.1e} s: give a smaller one"
+            )
+    return survey.resampled(spacing=config.grid_spacing, dt=config.dt)
+
+
+def _highest_frequency(wavelet: np.ndarray, dt: float) -> float:
+    """Hz above which the wavelet's spectrum stays below 1 % of its peak."""
+    spectrum = np.abs(np.fft.rfft(wavelet))
+    return max(float(np.fft.rfftfreq(wavelet.size, dt)[np.nonzero(spectrum > 0.01 * spectrum.max())[0][-1]]), 1e-9)
+
+
+class Resampled:
+    """A dataset seen on another survey's times and grid, kept in memory where all of it fits into `cache_gib`."""
+
+    def __init__(self, dataset: "Dataset", survey: "Survey", cache_gib: float = 0.0):
+        self.dataset = dataset
+        self.survey = survey
+        self.path, self.layout = dataset.path, dataset.layout
+        self.names, self.has_velocity = dataset.names, dataset.has_velocity
+        values = int(np.prod(survey.gather_shape)) + int(np.prod(survey.grid.shape)) * dataset.has_velocity
+        self.cached = 4 * values * len(dataset) <= cache_gib * 2**30
+        # Filled by several threads: each writes a whole array once, and writing it twice changes nothing.
+        self._gathers: dict[int, np.ndarray] = {}
+        self._velocity: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def origin(self, index: int) -> Path:
+        """File or folder the sample comes from."""
+        return self.dataset.origin(index)
+
+    def gathers(self, index: int) -> np.ndarray:
+        """`[source, time, receiver]` float32 on the survey's times; not to be written to."""
+        from seisvel_jax.data.resample import resample_gathers
+
+        found = self._gathers.get(index)
+        if found is None:
+            found = resample_gathers(self.dataset.gathers(index), self.dataset.survey.dt, self.survey)
+            if self.cached:
+                self._gathers[index] = found
+        return found
+
+    def velocity(self, index: int) -> np.ndarray:
+        """`[depth, x]` float32 m/s on the survey's grid; not to be written to."""
+        from seisvel_jax.data.resample import resample_velocity
+
+        found = self._velocity.get(index)
+        if found is None:
+            found = resample_velocity(self.dataset.velocity(index), self.dataset.survey.grid, self.survey.grid)
+            if self.cached:
+                self._velocity[index] = found
+        return found
+
+
+def read_batch(dataset: "Dataset", indices: Any, survey: "Survey") -> dict[str, np.ndarray]:
+    """The samples `indices` in order: gathers `[batch, source, time, receiver]`, velocity `[batch, depth, x]` (where
+    the dataset has it), float32 on `survey`'s times and grid. Raises UserError naming a bad sample.
+    """
+    samples = dataset if dataset.survey is survey else Resampled(dataset, survey)
+    batch = {"gathers": np.stack([samples.gathers(int(i)) for i in indices])}
+    if dataset.has_velocity:
+        batch["velocity"] = np.stack([samples.velocity(int(i)) for i in indices])
+    return batch
+
+
+class _Samples:
+    """What grain draws from: pairs by position in `indices`."""
+
+    def __init__(self, dataset: "Dataset", indices: np.ndarray):
+        self.dataset = dataset
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: Any) -> dict[str, np.ndarray]:
+        index = int(self.indices[position])
+        return {"gathers": self.dataset.gathers(index), "velocity": self.dataset.velocity(index)}
+
+
+class Batches:
+    """An endless stream of shuffled batches; batch n depends on the seed and n alone.
+
+    Every epoch has an order of its own, and batches run on over its end. With `process_count` processes each reads
+    every so-many-th sample of the one common order, `batch_size` of them a step.
+    """
+
+    def __init__(
+        self,
+        dataset: "Dataset",
+        indices: np.ndarray,
+        survey: "Survey",
+        batch_size: int,
+        seed: int,
+        *,
+        read_threads: int = 2,
+        prefetch: int = 4,
+        cache_gib: float = 2.0,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        if len(indices) == 0:
+            raise UserError(f"{dataset.path}: no samples to train on: lower --data.validation-fraction")
+        if not dataset.has_velocity:
+            raise UserError(f"{dataset.path}: gathers without velocity models, expected pairs: give a training folder")
+        if batch_size < 1:
+            raise UserError(f"--batch-size {batch_size}, expected at least 1")
+        grain = _grain()
+        samples = dataset if dataset.survey is survey else Resampled(dataset, survey, cache_gib)
+        # Shuffled and repeated before it is dealt to the processes: the union over processes is the same stream.
+        stream = grain.MapDataset.source(_Samples(samples, np.asarray(indices))).seed(seed).shuffle().repeat(None)
+        self._batches = stream[process_index::process_count].batch(batch_size)
+        # Grain's own buffer is 500 batches: tens of GB here.
+        self._read = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=max(prefetch, read_threads))
+        self.batch_size = batch_size
+        self.batches_per_epoch = len(indices) / (batch_size * process_count)
+
+    def from_step(self, step: int) -> Iterator[dict[str, np.ndarray]]:
+        """Batches `step`, `step + 1`, …: `{"gathers": [batch, source, time, receiver], "velocity": [batch, depth, x]}`.
+
+        Jumps there without reading what lies before. Raises UserError (from `next`) naming a bad sample.
+        """
+        grain = _grain()
+        iterator = iter(self._batches.to_iter_dataset(self._read))
+        grain.experimental.set_next_index(iterator, step)
+        try:
+            yield from iterator
+        finally:
+            iterator.close()
+
+
+def _grain() -> Any:
+    # Grain and what it imports warn about their own deprecations, which no user of this package can act on.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import grain
+    return grain
