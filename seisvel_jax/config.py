@@ -20,15 +20,23 @@ from cattrs.strategies import configure_tagged_union
 from seisvel_jax.data.pipeline import DataConfig
 from seisvel_jax.errors import UserError
 from seisvel_jax.files import whole_file
-from seisvel_jax.models.ensemble import GroupConfig
-from seisvel_jax.models.inversion_net import InversionNetConfig
-from seisvel_jax.models.velocity_net import VelocityNetConfig
+from seisvel_jax.models.config import GroupConfig, InversionNetConfig, VelocityNetConfig
 from seisvel_jax.training.augment import AugmentConfig
 from seisvel_jax.training.losses import LossConfig
 from seisvel_jax.training.optim import OptimConfig
 
 FREE_FIELDS = frozenset(
-    {"name", "eval_every", "log_every", "figures", "tensorboard", "data.path", "data.read_threads", "data.prefetch"}
+    {
+        "name",
+        "eval_every",
+        "log_every",
+        "figures",
+        "tensorboard",
+        "data.path",
+        "data.read_threads",
+        "data.prefetch",
+        "data.cache_gib",
+    }
 )
 """What may differ between a run and its continuation: nothing that changes a number."""
 

@@ -116,7 +116,9 @@ class Survey:
         last = (self.grid.x_count - 1) * self.grid.spacing
 
         def flip(positions: Array) -> Array:
-            return (positions * np.asarray([-1, 1], np.float32) + np.asarray([last, 0], np.float32))[..., ::-1, :]
+            rank = (1,) * (positions.ndim - 1)
+            turn, move = (np.asarray(pair, np.float32).reshape(*rank, 2) for pair in ((-1, 1), (last, 0)))
+            return (positions * turn + move)[..., ::-1, :]
 
         return dataclasses.replace(self, sources=flip(self.sources), receivers=flip(self.receivers))
 

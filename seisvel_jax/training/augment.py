@@ -3,6 +3,7 @@
 All of it is physics or instrument: mirrored geometry, gain, noise, dead traces and shots, timing errors, gaps.
 """
 
+import math
 from dataclasses import dataclass
 from dataclasses import replace as change
 
@@ -115,13 +116,15 @@ def mirror(
 
 def _in_spectrum(key: PRNGKeyArray, gathers: Gathers, dt: float, config: AugmentConfig) -> Gathers:
     """Timing errors, a missing band and noise, all in one pass through the spectrum."""
-    batch, source, nt, receiver = gathers.shape
+    batch, source, nt, _ = gathers.shape
     # Room behind the trace, so that what is shifted out at one end does not come in at the other.
     length = scipy.fft.next_fast_len(nt + 2 * int(np.ceil(config.shift_seconds / dt)) + 2, real=True)
     frequency = np.fft.rfftfreq(length, dt).astype(np.float32)[None, None, :, None]
     energy = jnp.mean(gathers**2, axis=(1, 2, 3), keepdims=True)
     spectrum = jnp.fft.rfft(gathers, length, axis=2)
-    shift_key, which_shift, centre_key, width_key, which_mask, noise_key, snr_key, which_noise = jax.random.split(key, 8)
+    shift_key, which_shift, centre_key, width_key, which_mask, noise_key, snr_key, which_noise = jax.random.split(
+        key, 8
+    )
 
     if config.shift > 0:
         late = jax.random.uniform(shift_key, (batch, source, 1, 1), minval=-1.0) * config.shift_seconds
@@ -146,20 +149,23 @@ def _in_spectrum(key: PRNGKeyArray, gathers: Gathers, dt: float, config: Augment
 def band_limited_noise(
     key: PRNGKeyArray, shape: tuple[int, int, int, int], dt: float, band: tuple[float, float]
 ) -> Gathers:
-    """Gaussian noise of unit expected power with frequencies (Hz) within `band` only, `[batch, source, time, receiver]`."""
+    """Gaussian noise of unit expected power, frequencies within `band` (Hz) only; `[batch, source, time, receiver]`."""
     batch, source, nt, receiver = shape
     length = scipy.fft.next_fast_len(nt, real=True)
     frequency = np.fft.rfftfreq(length, dt)
     first, last = np.searchsorted(frequency, band[0]), np.searchsorted(frequency, band[1], side="right")
     first, last = int(max(1, min(first, frequency.size - 2))), int(min(max(last, first + 1), frequency.size - 1))
-    real, imaginary = jax.random.normal(key, (2, batch, source, last - first, receiver))
     # irfft of n independent pairs of unit variance has power 4 n / length^2.
-    inside = jax.lax.complex(real, imaginary) * (length / (2 * np.sqrt(last - first)))
+    unit = length / (2 * math.sqrt(last - first))
+    real, imaginary = jax.random.normal(key, (2, batch, source, last - first, receiver)) * unit
+    inside = jax.lax.complex(real, imaginary)
     spectrum = jnp.pad(inside, ((0, 0), (0, 0), (first, frequency.size - last), (0, 0)))
     return jnp.fft.irfft(spectrum, length, axis=2)[:, :, :nt]
 
 
-def _live_traces(key: PRNGKeyArray, shape: tuple[int, ...], config: AugmentConfig) -> Float[Array, "batch source 1 receiver"]:
+def _live_traces(
+    key: PRNGKeyArray, shape: tuple[int, ...], config: AugmentConfig
+) -> Float[Array, "batch source 1 receiver"]:
     batch, source, _, receiver = shape
     which_key, trace_key = jax.random.split(key)
     dead = jax.random.bernoulli(trace_key, config.trace_dropout_share, (batch, source, 1, receiver))
@@ -174,7 +180,9 @@ def _live_shots(key: PRNGKeyArray, shape: tuple[int, ...], config: AugmentConfig
     return 1 - _times(dead, _chosen(which_key, config.shot_dropout if source > 1 else 0.0, batch))
 
 
-def _outside_gap(key: PRNGKeyArray, shape: tuple[int, ...], dt: float, config: AugmentConfig) -> Float[Array, "batch 1 time 1"]:
+def _outside_gap(
+    key: PRNGKeyArray, shape: tuple[int, ...], dt: float, config: AugmentConfig
+) -> Float[Array, "batch 1 time 1"]:
     batch, _, nt, _ = shape
     which_key, start_key, length_key = jax.random.split(key, 3)
     length = jax.random.uniform(length_key, (batch, 1, 1, 1)) * config.time_mask_seconds

@@ -188,7 +188,9 @@ class Checkpoints:
                         f"{self.folder.parent}: holds a run of another config; choose another --workdir or undo:\n  "
                         + "\n  ".join(changed)
                     )
-                flat = _load(step, "state", {"step": abstract.step, "params": abstract.params, "opt": abstract.opt_state})
+                flat = _load(
+                    step, "state", {"step": abstract.step, "params": abstract.params, "opt": abstract.opt_state}
+                )
                 ema = _load(step, "ema", abstract.ema)
             except _Changed:
                 raise

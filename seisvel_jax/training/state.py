@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from seisvel_jax.arrays import PRNGKeyArray
-from seisvel_jax.models.ensemble import init_ensemble
+from seisvel_jax.models.ensemble import graphdefs, init_params
 from seisvel_jax.survey import Survey
 
 
@@ -26,9 +26,7 @@ class TrainState:
     """Exponential moving average of `params`."""
 
 
-def init_state(
-    groups: tuple, survey: Survey, optimizer: optax.GradientTransformation, key: PRNGKeyArray
-) -> TrainState:
+def init_state(groups: tuple, survey: Survey, optimizer: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:
     """The state of a new run, made in one jitted call."""
     return jax.jit(lambda k: _new_state(groups, survey, optimizer, k))(key)
 
@@ -40,20 +38,10 @@ def abstract_state(groups: tuple, survey: Survey, optimizer: optax.GradientTrans
 
 def abstract_params(groups: tuple, survey: Survey) -> tuple[tuple, tuple]:
     """`(graphdefs, params)` with shapes and dtypes in place of arrays; graphdefs are static and complete."""
-    kept: list[tuple] = []
-
-    def init(key: PRNGKeyArray) -> tuple:
-        graphdefs, params = init_ensemble(groups, survey, key)
-        kept.append(graphdefs)
-        return params
-
-    params = jax.eval_shape(init, jax.random.key(0))
-    return kept[0], params
+    return graphdefs(groups, survey), jax.eval_shape(lambda key: init_params(groups, survey, key), jax.random.key(0))
 
 
-def _new_state(
-    groups: tuple, survey: Survey, optimizer: optax.GradientTransformation, key: PRNGKeyArray
-) -> TrainState:
-    _, params = init_ensemble(groups, survey, key)
+def _new_state(groups: tuple, survey: Survey, optimizer: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:
+    params = init_params(groups, survey, key)
     opt_state = tuple(jax.vmap(optimizer.init)(group) for group in params)
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, jax.tree.map(jnp.copy, params))
