@@ -1,0 +1,1 @@
+"""From a trained run to velocity models in files."""

@@ -1,0 +1,235 @@
+"""`python -m seisvel_jax.predict`: velocity models of a folder of gathers, as a submission or plain arrays.
+
+The suffix of --output decides: .npz the challenge's submission, .csv the OpenFWI competition's, .npy (N,1,depth,x) m/s.
+Run the same command again to resume an interrupted prediction.
+"""
+
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from seisvel_jax.errors import UserError, run_command
+
+if TYPE_CHECKING:
+    from seisvel_jax.data.dataset import Dataset
+    from seisvel_jax.inference.pretrained import Options, Predictor
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predict velocity models with one or several trained runs."""
+
+    checkpoint: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Training runs (their best checkpoint) or RUN/checkpoints/STEP; several make one larger ensemble."""
+    data: Path | None = None
+    """Folder of gathers: challenge samples, or OpenFWI files (or one of them)."""
+    output: Path | None = None
+    """File to write: .npz, .csv or .npy."""
+    sample: Path | None = None
+    """Instead of --data and --output: a quick look at one sample (a challenge sample's folder, a file of gathers)."""
+    tta: bool = False
+    """Test-time augmentation: the mean with the prediction for the mirrored experiment."""
+    tta_noise: int = 0
+    """Test-time augmentation: the mean over this many slightly noisy copies besides."""
+    tta_noise_snr_db: float = 40.0
+    """Signal-to-noise ratio of those copies, in decibels of each sample's own energy."""
+    post_process: bool = False
+    """Smoothing, bounds, exact water and salt, as fitted on the run's validation data."""
+    combine: Literal["weighted", "uniform", "median"] = "weighted"
+    """Members by their learned weights, alike, or their median."""
+    batch_size: int = 8
+    """Samples that go through a network together."""
+    deviation: Path | None = None
+    """Also write the standard deviation between the members, in the format of this file's suffix."""
+    figures: Path | None = None
+    """Folder for figures of the first samples (or of --sample)."""
+    figure_count: int = 8
+    """How many samples to draw."""
+    limit: int | None = None
+    """Only the first so many samples."""
+    other_survey: bool = False
+    """Allow data of another experiment than the runs were trained on (other positions, record length, extent)."""
+
+
+def predict(options: Predict) -> None:
+    """Check everything that can be checked, predict what is not done yet, write."""
+    _check(options)
+    if options.sample is not None:
+        _quick_look(options)
+        return
+
+    from seisvel_jax.data.dataset import open_dataset
+    from seisvel_jax.inference.submission import Finished, check_output, write_predictions
+    from seisvel_jax.logging import chunks, progress, say
+
+    assert options.data is not None and options.output is not None
+    outputs = {"velocity": options.output} | ({"deviation": options.deviation} if options.deviation else {})
+    dataset = open_dataset(options.data)
+    names = dataset.names[: options.limit]
+    if not names:
+        raise UserError(f"{options.data}: holds no samples, expected gathers to predict from")
+    for output in outputs.values():
+        check_output(output, names=names, shape=dataset.survey.grid.shape)
+    predictor = _load(options)
+    predictor.check_experiment(dataset.survey, other_survey=options.other_survey)
+    finished = Finished(options.output, _made_with(options, predictor, dataset, names), fields=tuple(outputs))
+
+    # A batch is predicted whole or not at all: resumed, every sample sits where it sat in the straight run.
+    batches = [batch for batch in chunks(len(names), options.batch_size) if not all(i in finished for i in batch)]
+    done = len(names) - sum(len(batch) for batch in batches)
+    if done:
+        say(f"{finished.folder}: {done} of {len(names)} samples are done already, going on from there")
+    with progress(None, "predict", total=len(names), initial=done) as bar:
+        for batch, gathers in _read_ahead(dataset, batches):
+            fields = predictor.predict_fields(
+                gathers,
+                dataset.survey,
+                _options(options),
+                batch_size=options.batch_size,
+                deviation=options.deviation is not None,
+                other_survey=options.other_survey,
+                names=[names[index] for index in batch],
+            )
+            for position, index in enumerate(batch):
+                finished.add(index, **{field: array[position] for field, array in fields.items()})
+                bar.update(1)
+
+    for field, output in outputs.items():
+        samples = ((name, finished.read(field, index)) for index, name in enumerate(names))
+        write_predictions(output, samples, len(names))
+        say(f"{output}: {field} of {len(names)} samples")
+    if options.figures is not None:
+        _draw(options, dataset, {field: finished for field in outputs}, names)
+    finished.remove()
+    if len(names) < len(dataset):
+        say(f"{options.output}: the first {len(names)} of {len(dataset)} samples only (--limit): no full submission")
+
+
+def _check(options: Predict) -> None:
+    if not options.checkpoint:
+        raise UserError("--checkpoint: empty, expected at least one trained run")
+    if options.sample is not None:
+        if options.data is not None or options.output is not None:
+            raise UserError("--sample is a quick look and goes without --data and --output: give one or the other")
+    elif options.data is None or options.output is None:
+        raise UserError("--data and --output are both needed (or --sample for a quick look at one sample)")
+    for name, value, least in (
+        ("--batch-size", options.batch_size, 1),
+        ("--tta-noise", options.tta_noise, 0),
+        ("--limit", options.limit if options.limit is not None else 1, 1),
+        ("--figure-count", options.figure_count, 0),
+    ):
+        if value < least:
+            raise UserError(f"{name}: {value}, expected at least {least}")
+    if options.deviation and options.output and options.deviation.absolute() == options.output.absolute():
+        raise UserError(f"{options.deviation}: is --output too: give the deviation its own file")
+    if options.figures is not None and options.figures.exists() and not options.figures.is_dir():
+        raise UserError(f"{options.figures}: a file stands where the folder for figures is needed: choose another")
+
+
+def _load(options: Predict) -> "Predictor":
+    from seisvel_jax.inference.pretrained import load
+    from seisvel_jax.logging import say
+
+    predictor = load(options.checkpoint)
+    members = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(predictor.member_names, predictor.weights))
+    say(f"{len(predictor.weights)} members (weight): {members}")
+    if options.post_process:
+        for path, ensemble in zip(options.checkpoint, predictor.ensembles):
+            fitted = ", ".join(f"{name} {value:g}" for name, value in ensemble.postprocess.items())
+            say(f"{path}: post-processing: {fitted or 'nothing helped on the validation data, so nothing is done'}")
+    return predictor
+
+
+def _options(options: Predict) -> "Options":
+    from seisvel_jax.inference.pretrained import Options
+
+    return Options(
+        tta=options.tta,
+        tta_noise=options.tta_noise,
+        tta_noise_snr_db=options.tta_noise_snr_db,
+        post_process=options.post_process,
+        combine=options.combine,
+    )
+
+
+def _made_with(options: Predict, predictor: "Predictor", dataset: "Dataset", names: tuple[str, ...]) -> dict[str, Any]:
+    """Everything that decides a number of the result: finished samples may be used again only where it is the same."""
+    import hashlib
+    from dataclasses import asdict
+
+    def of_file(path: Path) -> list[Any]:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+    origins = dict.fromkeys(dataset.origin(index) for index in range(len(names)))
+    digest = hashlib.sha256(repr([of_file(path) for path in origins]).encode())
+    digest.update(repr((names, dataset.survey.to_dict())).encode())
+    return {
+        "checkpoint": predictor.fingerprint,
+        "data": digest.hexdigest(),
+        "options": {**asdict(_options(options)), "batch_size": options.batch_size, "other": options.other_survey},
+        "kept": ["velocity", "deviation"] if options.deviation is not None else ["velocity"],
+    }
+
+
+def _read_ahead(dataset: "Dataset", batches: list[range]) -> Iterator[tuple[range, Any]]:
+    """Batches with their gathers, the next one being read while the network works on this one: two in memory."""
+    import numpy as np
+
+    def read(batch: range) -> Any:
+        return np.stack([dataset.gathers(index) for index in batch])
+
+    with ThreadPoolExecutor(1) as reader:
+        following = reader.submit(read, batches[0]) if batches else None
+        for number, batch in enumerate(batches):
+            assert following is not None
+            gathers = following.result()
+            following = reader.submit(read, batches[number + 1]) if number + 1 < len(batches) else None
+            yield batch, gathers
+
+
+def _draw(options: Predict, dataset: "Dataset", finished: dict[str, Any], names: tuple[str, ...]) -> None:
+    from seisvel_jax.logging import say
+    from seisvel_jax.plotting import draw_comparison
+
+    assert options.figures is not None
+    for index in range(min(options.figure_count, len(names))):
+        truth = dataset.velocity(index) if dataset.has_velocity else None
+        deviation = finished["deviation"].read("deviation", index) if "deviation" in finished else None
+        draw_comparison(
+            options.figures / f"{names[index]}.png",
+            dataset.gathers(index),
+            truth,
+            finished["velocity"].read("velocity", index),
+            dataset.survey,
+            names[index],
+            deviation=deviation,
+        )
+    say(f"{options.figures}: figures of {min(options.figure_count, len(names))} samples")
+
+
+def _quick_look(options: Predict) -> None:
+    assert options.sample is not None
+    figure = (options.figures or Path(".")) / f"{options.sample.resolve().stem}.png"
+    _load(options).check(options.sample, options=_options(options), figure=figure, other_survey=options.other_survey)
+
+
+def _interrupt(signal_number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point."""
+    options = tyro.cli(Predict, prog="python -m seisvel_jax.predict", description=__doc__)
+    signal.signal(signal.SIGTERM, _interrupt)
+    predict(options)
+
+
+if __name__ == "__main__":
+    run_command(main)
