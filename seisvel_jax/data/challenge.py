@@ -71,13 +71,15 @@ class ChallengeDataset:
         """`[source, time, receiver]` float32 as recorded. Raises UserError naming the file."""
         _, nt, receivers = self.survey.gather_shape
         gathers = np.empty((len(self.source_ids), nt, receivers), np.float32)
-        for k, source_id in enumerate(self.source_ids):
-            path = self.folders[index] / gather_file(source_id)
-            if not path.exists():
-                raise UserError(
-                    f"{path}: missing, expected the {len(self.source_ids)} shots {self.source_ids}: "
-                    "complete the sample or remove its folder"
-                )
+        paths = [self.folders[index] / gather_file(source_id) for source_id in self.source_ids]
+        missing = [path for path in paths if not path.exists()]
+        if missing:
+            more = f" (and {len(missing) - 1} more of its shots)" if len(missing) > 1 else ""
+            raise UserError(
+                f"{missing[0]}: missing{more}, expected the shots {self.source_ids}: "
+                "complete the sample or remove its folder"
+            )
+        for k, path in enumerate(paths):
             shot = load_npy(path)
             self._check_gather(path, shot.shape, shot.dtype)
             gathers[k] = finite_float32(shot, str(path))
@@ -116,7 +118,13 @@ class ChallengeDataset:
         # The commonest shapes among the first samples count, so that one damaged sample does not condemn the others.
         shape = _commonest(folder / gather_file(source_id) for folder in self.folders for source_id in SOURCE_IDS)
         if shape is None:
-            raise self._no_readable_gather()
+            if any(path.is_file() for folder in self.folders for path in folder.glob("receiver_data_src_*.npy")):
+                return speed_and_structure()  # each sample is named as unreadable when it is read
+            first = self.folders[0] / gather_file(SOURCE_IDS[0])
+            raise UserError(
+                f"{first}: missing, expected shot files {SOURCE_IDS}: velocity models alone are no shot gathers; "
+                "make some with python -m seisvel_jax.simulate"
+            )
         if len(shape) == 2 and shape[0] == 31 and shape[1] != 31:
             shape = shape[::-1]  # each file is then reported as transposed
         nt = shape[0]
@@ -141,16 +149,6 @@ class ChallengeDataset:
                     "the samples (docs/data.md)"
                 )
         return speed_and_structure(spacing=spacing, dt=1.0 / (nt - 1))
-
-    def _no_readable_gather(self) -> UserError:
-        for folder in self.folders:
-            for path in sorted(folder.glob("receiver_data_src_*.npy")):
-                try:
-                    npy_header(path)
-                except UserError as error:
-                    return error
-        first = self.folders[0] / gather_file(SOURCE_IDS[0])
-        return UserError(f"{first}: missing, expected shot files {SOURCE_IDS}: no sample here has a readable one")
 
 
 def read_velocity(path: Path) -> np.ndarray:

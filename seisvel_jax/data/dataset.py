@@ -96,7 +96,7 @@ def open_dataset(path: str | Path, *, survey: Survey | None = None) -> Dataset:
 
 def split_folders(path: Path) -> list[Path]:
     """The folders of a root with train/ and test/ (or val/, validation/) that hold data of their own."""
-    inside = [path / name for name in ("train", "val", "validation", "test") if (path / name).is_dir()]
+    inside = [path / name for name in ("train", "train_samples", "val", "validation", "test") if (path / name).is_dir()]
     return inside if not challenge.is_sample(path) and not any(challenge.is_sample(p) for p in inside) else []
 
 

@@ -189,7 +189,7 @@ class OpenFWIDataset:
     def _refuse_mixture(self) -> None:
         kinds = Counter((f.gather_shape, f.velocity is not None) for f in self.files if f.shape is not None)
         if not kinds:
-            npy_header(self.files[0].path)  # raises
+            return  # each file is named as unreadable when it is read
         # A few odd files are bad samples, named when they are read; more are several data sets in one folder.
         if kinds.most_common(1)[0][1] < 0.75 * kinds.total():
             seen = "; ".join(
@@ -204,6 +204,8 @@ class OpenFWIDataset:
 
     def _survey_of_files(self) -> Survey:
         shapes = Counter(f.gather_shape for f in self.files if f.gather_shape is not None)
+        if not shapes:
+            return openfwi()
         shape = shapes.most_common(1)[0][0]
         sources, nt = openfwi().gather_shape[:2]
         if len(shape) != 3 or shape[:2] != (sources, nt) or shape[2] < sources:
