@@ -87,29 +87,43 @@ def profile_baseline(train_velocity: np.ndarray) -> np.ndarray:
     At each depth that is the median of the training velocities weighted by 1/velocity: the minimiser of
     sum |v - p| / v over p. The baseline a network must beat by far.
     """
-    rows = np.asarray(train_velocity, np.float64).transpose(1, 0, 2).reshape(train_velocity.shape[1], -1)
-    return _mape_median(rows)
+    middles = []
+    for row in np.asarray(train_velocity).swapaxes(0, 1):
+        values = np.sort(row, axis=None).astype(np.float64)
+        weight = np.cumsum(1 / values)
+        middles.append(values[np.searchsorted(weight, weight[-1] / 2)])
+    return np.asarray(middles)
 
 
 def hung_baseline(train_velocity: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The mean training model hung from each sample's own water bottom: `[batch, depth, x]` m/s. The harder baseline.
 
-    Below the seabed of every column of `truth` (peeped at, as no prediction may) lies the mean velocity of all training
-    columns at that many cells below THEIR seabed; above it lies water at 1500 m/s. Both on the same grid,
-    `[batch, depth, x]`.
+    The seabed is taken from `truth`, which no prediction may look at. Both `[batch, depth, x]` on the same grid.
     """
-    depth_count = truth.shape[-2]
+    return hang(hung_profile(train_velocity), truth)
+
+
+def hung_profile(train_velocity: np.ndarray) -> np.ndarray:
+    """Mean velocity of all training columns at each number of cells below their own seabed: `[depth]` m/s.
+
+    Depths below the seabed that no column reaches get the deepest known value. Raises ValueError where all is water.
+    """
+    depth_count = train_velocity.shape[-2]
     total, count = np.zeros(depth_count), np.zeros(depth_count)
-    for sample in np.asarray(train_velocity, np.float64):
-        below = np.arange(sample.shape[0])[:, None] - water_bottom(sample)[None, :]
-        rock = (below >= 0) & (below < depth_count)
-        np.add.at(total, below[rock], sample[rock])
+    for sample in train_velocity:
+        below = np.arange(depth_count)[:, None] - water_bottom(sample)[None, :]
+        rock = below >= 0
+        np.add.at(total, below[rock], sample[rock].astype(np.float64))
         np.add.at(count, below[rock], 1)
     known = count > 0
     if not known.any():
         raise ValueError("no training model has anything but water in it")
-    profile = np.interp(np.arange(depth_count), np.flatnonzero(known), total[known] / count[known])
-    below = np.arange(depth_count)[:, None] - water_bottom(truth)[..., None, :]
+    return np.interp(np.arange(depth_count), np.flatnonzero(known), total[known] / count[known])
+
+
+def hang(profile: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """`profile` `[depth]` hung from the seabed of every column of `truth` `[..., depth, x]`, water above it."""
+    below = np.arange(truth.shape[-2])[:, None] - water_bottom(truth)[..., None, :]
     return np.where(below >= 0, profile[np.clip(below, 0, None)], WATER)
 
 
@@ -124,10 +138,3 @@ def water_bottom(velocity: np.ndarray, *, threshold: float = WATER + 1.0) -> np.
     """
     rock = np.asarray(velocity) > threshold
     return np.where(rock.any(-2), rock.argmax(-2), rock.shape[-2])
-
-
-def _mape_median(values: np.ndarray) -> np.ndarray:
-    values = np.sort(values, axis=-1)
-    weight = np.cumsum(1 / values, axis=-1)
-    middle = (weight >= weight[:, -1:] / 2).argmax(-1)
-    return np.take_along_axis(values, middle[:, None], -1)[:, 0]

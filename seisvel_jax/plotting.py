@@ -48,7 +48,7 @@ def draw_comparison(  # noqa: PLR0917
     gathers: np.ndarray | None,
     truth: np.ndarray | None,
     prediction: np.ndarray,
-    survey: Survey,
+    survey: Survey | None,
     title: str = "",
     *,
     deviation: np.ndarray | None = None,
@@ -57,9 +57,13 @@ def draw_comparison(  # noqa: PLR0917
     """One sheet of a sample: the middle shot gather, truth, prediction, their difference, and the deviation.
 
     `gathers` `[source, time, receiver]`; `truth`, `prediction`, `deviation` `[depth, x]` m/s on `grid` (the survey's
-    where it is None). What is None gets no panel; truth and prediction share one colour scale.
+    where it is None). What is None gets no panel; truth and prediction share one colour scale. Without gathers and
+    with a `grid` the survey may be None.
     """
-    spacing = (grid or survey.grid).spacing
+    grid = grid or (survey.grid if survey is not None else None)
+    if grid is None or (gathers is not None and survey is None):
+        raise ValueError("a survey is needed, or a grid where no gathers are drawn")
+    spacing = grid.spacing
     fields = [field for field in (truth, prediction) if field is not None]
     low, high = min(float(np.min(f)) for f in fields), max(float(np.max(f)) for f in fields)
     names = [
@@ -78,7 +82,7 @@ def draw_comparison(  # noqa: PLR0917
     figure = _figure(1.0 + sum(3.2 if name == "gather" else panel + 1.0 for name in names), height + 1.2, title)
     row = figure.subplots(1, len(names), squeeze=False)[0]
     for name, axes in zip(names, row):
-        if name == "gather":
+        if name == "gather" and survey is not None:
             gathers = np.asarray(gathers)
             middle = gathers.shape[0] // 2
             image = gather_panel(axes, gathers[middle], survey, middle)

@@ -157,6 +157,23 @@ def _write_npy(part: Path, samples: Iterable[Named], count: int) -> None:
             file.write(np.ascontiguousarray(velocity, "<f4").tobytes())
 
 
+def read_field(path: Path, name: str, index: int) -> np.ndarray:
+    """One sample `[depth, x]` of a file written by `write_predictions`, in m/s whatever its values: a deviation too.
+
+    By `name` from an .npz, by `index` from an .npy. Raises UserError naming the file.
+    """
+    if path.suffix == ".npy":
+        array = load_npy(path, memory_map=True)
+        if array.ndim != 4 or index >= len(array):
+            raise UserError(f"{path}: shape {array.shape}, expected (N, 1, depth, x) with at least {index + 1} samples")
+        return np.array(array[index, 0], np.float32)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return (1000 * archive[name].T).astype(np.float32)
+    except (OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: has no readable array '{name}' ({error}): write it with predict") from error
+
+
 class CompetitionCSV:
     """A competition submission read back: `velocity(i)` is `[depth, odd columns of x]` float32 m/s, `x_step` 2."""
 
