@@ -20,7 +20,7 @@ from seisvel_jax.wave import boundary as sponge
 from seisvel_jax.wave import checks, sampling
 from seisvel_jax.wave.stencil import second_derivative
 
-LANES = 4
+LANES = 2
 """Lanes a chunk on a CPU: five fields of one chunk should stay in the cache. Accelerators take all lanes at once."""
 
 

@@ -1,0 +1,1 @@
+"""Random velocity models that are drawn on the device, under jit and vmap."""
