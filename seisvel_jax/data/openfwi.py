@@ -23,6 +23,7 @@ OPEN_FILES = 8
 _PARTNERS = ((r"^data", "model"), (r"^seis", "vel"), (r"_seis$", "_vel"), (r"_data$", "_model"), (r"_data$", "_vel"))
 _FOLDER_PARTNERS = {"data": ("model", "vel"), "seis": ("vel", "model")}
 _VELOCITY_NAME = re.compile(r"^(model|vel)|(_vel|_model)$")
+_COMPETITION_ID = re.compile(r"^[0-9a-f]{10}\b")
 _GATHER_NAME = re.compile(r"^(data|seis)|(_seis|_data)$|^[0-9a-f]{10}$")
 
 
@@ -95,12 +96,12 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def npy_files(folder: Path) -> list[Path]:
-    """The visible .npy files directly in `folder`, data2 before data10."""
+    """The visible .npy files directly in `folder`, data2 before data10; competition ids by their letters."""
     with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.name.endswith(".npy") and not e.name.startswith(".")]
-    return [
-        folder / n for n in sorted(names, key=lambda n: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", n)])
-    ]
+        names = sorted(e.name for e in entries if e.name.endswith(".npy") and not e.name.startswith("."))
+    if not any(_COMPETITION_ID.match(name) for name in names):
+        names.sort(key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)])
+    return [folder / name for name in names]
 
 
 def is_gathers(path: Path) -> bool:
