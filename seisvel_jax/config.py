@@ -21,9 +21,7 @@ from seisvel_jax.data.pipeline import DataConfig
 from seisvel_jax.errors import UserError
 from seisvel_jax.files import whole_file
 from seisvel_jax.models.config import GroupConfig, InversionNetConfig, VelocityNetConfig
-from seisvel_jax.training.augment import AugmentConfig
-from seisvel_jax.training.losses import LossConfig
-from seisvel_jax.training.optim import OptimConfig
+from seisvel_jax.training.config import AugmentConfig, LossConfig, OptimConfig
 
 FREE_FIELDS = frozenset(
     {
@@ -64,12 +62,16 @@ class Config:
     """Steps between lines of metrics.jsonl."""
     ema_decay: float = 0.999
     """Of the exponential moving average of the parameters, which is what is validated and predicted with; 0 = off."""
+    validation_samples: int = 64
+    """Validation samples used at each validation, at most; spread evenly over the validation set."""
     figures: int = 4
     """Validation samples drawn at each validation; 0 = none."""
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        for name, low in (("batch_size", 1), ("steps", 0), ("eval_every", 1), ("log_every", 1), ("figures", 0)):
+        smallest = {"steps": 0, "figures": 0}
+        for name in ("batch_size", "steps", "eval_every", "log_every", "validation_samples", "figures"):
+            low = smallest.get(name, 1)
             value = getattr(self, name)
             if value < low:
                 raise UserError(f"config: {name} = {value}, expected at least {low}")

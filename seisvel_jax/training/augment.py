@@ -4,7 +4,6 @@ All of it is physics or instrument: mirrored geometry, gain, noise, dead traces 
 """
 
 import math
-from dataclasses import dataclass
 from dataclasses import replace as change
 
 import jax
@@ -13,54 +12,8 @@ import numpy as np
 import scipy.fft
 
 from seisvel_jax.arrays import Array, Bool, Float, Gathers, PRNGKeyArray, Velocity, typed
-from seisvel_jax.errors import UserError
 from seisvel_jax.survey import Survey
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Probabilities (0 = off) a sample, and strengths in physical units."""
-
-    mirror: float = 0.5
-    """Probability of seeing the experiment from behind: gathers, positions and velocity together. Exact."""
-    amplitude: float = 0.1
-    """Gain: exp of a uniform number within plus and minus this."""
-    noise: float = 0.5
-    """Probability of noise."""
-    noise_snr_db: tuple[float, float] = (10.0, 40.0)
-    """Signal-to-noise ratio, drawn uniformly in decibels of the sample's own energy."""
-    noise_band: tuple[float, float] = (2.0, 50.0)
-    """Hz."""
-    trace_dropout: float = 0.2
-    """Probability of dead traces."""
-    trace_dropout_share: float = 0.1
-    """Share of the traces that are then dead."""
-    shot_dropout: float = 0.05
-    """Probability of one missing shot."""
-    shift: float = 0.2
-    """Probability of a timing error, one a shot."""
-    shift_seconds: float = 0.001
-    """Largest timing error, either way."""
-    time_mask: float = 0.1
-    """Probability of a gap in time."""
-    time_mask_seconds: float = 0.1
-    """Longest gap."""
-    frequency_mask: float = 0.1
-    """Probability of a missing band."""
-    frequency_mask_width: float = 4.0
-    """Hz; the widest missing band."""
-
-    def __post_init__(self) -> None:
-        for name in ("mirror", "noise", "trace_dropout", "shot_dropout", "shift", "time_mask", "frequency_mask"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"config: augment.{name} = {getattr(self, name)}, expected a probability, 0 to 1")
-
-    @staticmethod
-    def off() -> "AugmentConfig":
-        """No augmentation at all."""
-        return AugmentConfig(
-            mirror=0, amplitude=0, noise=0, trace_dropout=0, shot_dropout=0, shift=0, time_mask=0, frequency_mask=0
-        )
+from seisvel_jax.training.config import AugmentConfig
 
 
 @typed
@@ -116,7 +69,7 @@ def mirror(
 
 def _in_spectrum(key: PRNGKeyArray, gathers: Gathers, dt: float, config: AugmentConfig) -> Gathers:
     """Timing errors, a missing band and noise, all in one pass through the spectrum."""
-    batch, source, nt, _ = gathers.shape
+    batch, source, nt, receiver = gathers.shape
     # Room behind the trace, so that what is shifted out at one end does not come in at the other.
     length = scipy.fft.next_fast_len(nt + 2 * int(np.ceil(config.shift_seconds / dt)) + 2, real=True)
     frequency = np.fft.rfftfreq(length, dt).astype(np.float32)[None, None, :, None]
@@ -142,7 +95,7 @@ def _in_spectrum(key: PRNGKeyArray, gathers: Gathers, dt: float, config: Augment
         low, high = config.noise_snr_db
         snr = jax.random.uniform(snr_key, (batch, 1, 1, 1), minval=low, maxval=high)
         size = jnp.sqrt(energy * 10 ** (-snr / 10)) * _chosen(which_noise, config.noise, batch)
-        out = out + _times(band_limited_noise(noise_key, out.shape, dt, config.noise_band), size)
+        out = out + _times(band_limited_noise(noise_key, (batch, source, nt, receiver), dt, config.noise_band), size)
     return out
 
 
@@ -153,8 +106,8 @@ def band_limited_noise(
     batch, source, nt, receiver = shape
     length = scipy.fft.next_fast_len(nt, real=True)
     frequency = np.fft.rfftfreq(length, dt)
-    first, last = np.searchsorted(frequency, band[0]), np.searchsorted(frequency, band[1], side="right")
-    first, last = int(max(1, min(first, frequency.size - 2))), int(min(max(last, first + 1), frequency.size - 1))
+    first = int(np.clip(np.searchsorted(frequency, band[0]), 1, frequency.size - 2))
+    last = int(np.clip(np.searchsorted(frequency, band[1], side="right"), first + 1, frequency.size - 1))
     # irfft of n independent pairs of unit variance has power 4 n / length^2.
     unit = length / (2 * math.sqrt(last - first))
     real, imaginary = jax.random.normal(key, (2, batch, source, last - first, receiver)) * unit
@@ -197,10 +150,10 @@ def _chosen(key: PRNGKeyArray, probability: float, batch: int) -> Float[Array, "
     return jax.random.bernoulli(key, probability, (batch, 1, 1, 1)).astype(jnp.float32)
 
 
-def _times(values: Array, factor: Array) -> Array:
-    return values * jnp.broadcast_to(factor, values.shape)
+def _times(values: Array, factor: Array) -> jax.Array:
+    return jnp.asarray(values) * jnp.broadcast_to(factor, values.shape)
 
 
-def _outer(first: Array, second: Array) -> Array:
+def _outer(first: Array, second: Array) -> jax.Array:
     shape = np.broadcast_shapes(first.shape, second.shape)
     return jnp.broadcast_to(first, shape) * jnp.broadcast_to(second, shape)

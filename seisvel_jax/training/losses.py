@@ -1,33 +1,16 @@
 """The training objective: four terms, each one dimensionless number a sample (docs/losses.md has the equations)."""
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 
 from seisvel_jax.arrays import Array, Float, Velocity, typed
 from seisvel_jax.survey import Survey
+from seisvel_jax.training.config import LossConfig
 
 WATER = 1500.0
 """m/s. Models with a sea hold exactly this from the surface down to the seabed."""
 PATH_POINTS = 32
 """Quadrature points along a direct path."""
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights of the terms and the units they are measured in."""
-
-    mape: float = 1.0
-    l2: float = 0.5
-    gradient: float = 0.3
-    physics: float = 0.2
-    velocity_scale: float = 1000.0
-    """m/s; an error of this size counts 1 in the L2 and bounds terms."""
-    gradient_length: float = 10.0
-    """m; the gradient term is the error of the velocity's change over this length, in `velocity_scale`."""
-    bounds: tuple[float, float] = (1500.0, 4500.0)
-    """m/s; what lies outside is penalised by the physics term."""
 
 
 @typed

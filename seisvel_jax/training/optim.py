@@ -3,49 +3,14 @@
 It runs inside the function that is mapped over members, so that every member is clipped by its own norm.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from seisvel_jax.errors import UserError
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """All lengths are in training steps (batches), also where gradients are accumulated."""
-
-    kind: Literal["adamw", "muon"] = "adamw"
-    """Muon orthogonalises the updates of hidden matrices and leaves the rest to AdamW."""
-    learning_rate: float = 1e-4
-    """Peak. Muon's updates are scaled to the size of AdamW's, so that the same value serves both."""
-    weight_decay: float = 0.01
-    """Times the learning rate, on kernels only: no biases, norms or embeddings."""
-    b1: float = 0.9
-    b2: float = 0.999
-    clip_norm: float = 1.0
-    """Largest norm of one member's gradient."""
-    warmup_steps: int = 500
-    cycle_steps: int | None = None
-    """Length of the first cosine cycle; None = one cycle over all of the run's steps."""
-    cycle_growth: float = 2.0
-    """Each cycle is this many times as long as the one before (warm restarts)."""
-    final_fraction: float = 0.01
-    """Learning rate at the end of a cycle, as a fraction of the peak."""
-    accumulate: int = 1
-    """Batches whose gradients are averaged into one update."""
-
-    def __post_init__(self) -> None:
-        for name, low in (("warmup_steps", 0), ("accumulate", 1), ("cycle_growth", 1), ("cycle_steps", 1)):
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise UserError(f"config: optim.{name} = {value}, expected at least {low}")
-        for name in ("learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"config: optim.{name} = {getattr(self, name)}, expected a positive number")
+from seisvel_jax.training.config import OptimConfig
 
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:

@@ -31,7 +31,7 @@ def make_step(
         gathers, truth, positions = augment(augment_key, batch["gathers"], batch["velocity"], survey, config.augment)
 
         def loss(params: Any) -> tuple:
-            prediction = apply_member(graphdef, params, gathers, positions, dropout_key)
+            prediction = apply_member(graphdef, params, jnp.asarray(gathers), positions, dropout_key)
             terms = loss_terms(prediction, truth, positions, config.loss)
             return jnp.mean(weighted_sum(terms, config.loss)), jax.tree.map(jnp.mean, terms)
 

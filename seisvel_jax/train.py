@@ -1,0 +1,373 @@
+"""Train an ensemble: `python -m seisvel_jax.train CONFIG --data.path DATA --workdir RUN [any field of the config]`.
+
+CONFIG is a file such as configs/speed_and_structure.py; `CONFIG --help` lists its fields. The same command again goes
+on where a run stopped; Ctrl-C saves first. RUN then holds checkpoints, metrics.jsonl, tensorboard and figures.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import tyro
+
+from seisvel_jax.config import Config, load_config_file, to_dict, write_config
+from seisvel_jax.errors import UserError, run_command
+from seisvel_jax.logging import progress, say
+
+if TYPE_CHECKING:
+    from seisvel_jax.survey import Survey
+    from seisvel_jax.training.records import Records
+
+FIT_PIXELS = 2_000_000
+"""Pixels (of one member) that weights and post-processing are fitted on at most: seconds, not minutes."""
+
+
+def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None = None) -> dict[str, Any]:
+    """Train, or go on training, the run in `workdir`; return its last validation metrics and step.
+
+    `on_commit` is called after every finished checkpoint. Raises UserError for bad data or a run that does not fit,
+    `Interrupted` after SIGINT or SIGTERM, when everything is saved.
+    """
+    import jax
+
+    from seisvel_jax.data.pipeline import Batches, Resampled, open_data, training_survey
+    from seisvel_jax.data.split import split_indices
+    from seisvel_jax.models.ensemble import apply_member, member_names
+    from seisvel_jax.training.checkpoint import Checkpoints
+    from seisvel_jax.training.optim import learning_rate, make_optimizer
+    from seisvel_jax.training.records import Records
+    from seisvel_jax.training.signals import Interrupted, StopSignals
+    from seisvel_jax.training.state import abstract_params, abstract_state, init_state
+    from seisvel_jax.training.step import make_step, stream_key
+
+    workdir = Path(workdir).absolute()
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"{workdir}: a file stands where --workdir is to be a folder: choose another")
+
+    # ---- data ----
+    if not config.data.path:
+        raise UserError("no data: give the folder of training samples with --data.path DATA")
+    dataset = open_data(config.data)
+    survey = training_survey(dataset, config.data)
+    samples = Resampled(dataset, survey, config.data.cache_gib)
+    training, validation = split_indices(
+        dataset,
+        split_by=config.data.split_by,
+        validation_fraction=config.data.validation_fraction,
+        seed=config.data.seed,
+    )
+    if config.batch_size > len(training):
+        raise UserError(
+            f"{config.data.path}: {len(training)} training samples, fewer than --batch-size {config.batch_size}: "
+            "give a smaller batch size or more data"
+        )
+    batches = Batches(
+        samples,
+        training,
+        survey,
+        config.batch_size,
+        config.data.seed,
+        read_threads=config.data.read_threads,
+        prefetch=config.data.prefetch,
+    )
+    held_out = spread(validation, config.validation_samples)
+
+    # ---- model and state ----
+    names = member_names(config.groups)
+    graphdefs, abstract = abstract_params(config.groups, survey)
+    gathers = jax.ShapeDtypeStruct((config.batch_size, *survey.gather_shape), np.float32)
+    for graphdef, params in zip(graphdefs, abstract):
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
+        jax.eval_shape(lambda p, g, graphdef=graphdef: apply_member(graphdef, p, g, survey), one, gathers)
+    optimizer = make_optimizer(config.optim, config.steps)
+    rate = learning_rate(config.optim, config.steps)
+    step_function = make_step(config, graphdefs, optimizer, survey)
+    predict = make_predict(graphdefs, survey)
+
+    # ---- a new run, or the rest of one ----
+    metadata: dict[str, Any] = {
+        "config": to_dict(config),
+        "survey": survey.to_dict(),
+        "samples": {"train": len(training), "validation": len(validation), "digest": _digest(dataset, training)},
+        "weights": [1 / len(names)] * len(names),
+        "postprocess": {},
+        "validation": {},
+    }
+    checkpoints = Checkpoints(workdir)
+    resumed = checkpoints.resume(abstract_state(config.groups, survey, optimizer), metadata)
+    if resumed is None:
+        state = init_state(config.groups, survey, optimizer, stream_key(config.seed, "init"))
+    else:
+        state, saved = resumed
+        metadata |= {name: saved[name] for name in ("weights", "postprocess", "validation")}
+    start = int(state.step)
+    evaluated = start if metadata["validation"].get("step") == start else None
+    write_config(workdir / "config.json", {name: metadata[name] for name in ("config", "survey", "samples")})
+    records = Records(workdir, start, names, tensorboard=config.tensorboard)
+    validate = Validation(config, predict, samples, held_out, names, workdir, records)
+    _say_first_lines(config, abstract, training=len(training), validation=len(validation), used=len(held_out))
+    say(f"steps       {config.steps} of {config.batch_size} samples, from step {start}")
+    say(f"output      {workdir}")
+    if start >= config.steps and evaluated is not None:
+        say(f"{workdir}: all {config.steps} steps are done; give a larger --steps to go on")
+
+    # ---- the loop: evaluate -> save -> next batch -> dispatch step n -> log step n - 1 ----
+    pending: tuple[int, Any] | None = None
+    stream = batches.from_step(start)
+    bar = progress(
+        None, config.name, total=config.steps * config.batch_size, unit="sample", initial=start * config.batch_size
+    )
+    with StopSignals() as stop, bar:
+        for step in range(start, config.steps + 1):
+            due = evaluated != step and (step % config.eval_every == 0 or step == config.steps)
+            if due or stop.received:
+                if pending is not None:
+                    _log(records, pending, names, rate, config)
+                    pending = None
+                if due:
+                    metadata |= validate(state.ema, step)
+                    evaluated = step
+                if due or step != start:
+                    checkpoints.save(state, metadata)
+                    if on_commit is not None:
+                        on_commit()
+            if stop.received:
+                break
+            if step == config.steps:
+                break
+            batch = next(stream)
+            state, metrics = step_function(state, batch)
+            if pending is not None:
+                shown = _log(records, pending, names, rate, config)
+                bar.set_postfix_str(f"loss {shown:.4f}", refresh=False)
+            pending = (step + 1, metrics)
+            bar.update(config.batch_size)
+    records.close()
+    checkpoints.close()
+    if stop.received:
+        raise Interrupted(stop.received)
+    return {"step": int(state.step), **metadata["validation"]}
+
+
+def make_predict(graphdefs: tuple, survey: "Survey") -> Callable[[tuple, Any], np.ndarray]:
+    """`(params, gathers [batch, ...]) -> velocity [member, batch, depth, x]`, jitted, without dropout."""
+    import jax
+
+    from seisvel_jax.models.ensemble import predict_members
+
+    jitted = jax.jit(lambda params, gathers: predict_members(graphdefs, params, gathers, survey))
+    return lambda params, gathers: np.asarray(jitted(params, gathers))
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores the ensemble on held-out samples, and fits its weights and post-processing there.
+
+    What is fitted on these samples would flatter itself on them. So each half of them is also scored with what was
+    fitted on the other half: `mape` (learned weights) and `mape_postprocessed` are these honest scores; the weights
+    and parameters that are saved are fitted on both halves.
+    """
+
+    config: Config
+    predict: Callable[[tuple, Any], np.ndarray]
+    samples: Any
+    indices: np.ndarray
+    names: tuple[str, ...]
+    workdir: Path
+    records: "Records"
+
+    def __call__(self, ema: tuple, step: int) -> dict[str, Any]:
+        """`{"weights", "postprocess", "validation"}` of the averaged parameters; {} without validation samples.
+
+        Raises UserError where a prediction is not finite.
+        """
+        from seisvel_jax.metrics import mape
+        from seisvel_jax.models.weights import combine, median
+
+        if len(self.indices) == 0:
+            return {}
+        velocity, truth = self._predict_all(ema)
+        for name, member in zip(self.names, velocity):
+            if not np.isfinite(member).all():
+                raise UserError(f"step {step}: {name} predicts values that are not finite; nothing was saved")
+
+        weights, postprocess = self._fit(velocity, truth)
+        answer = np.asarray(combine(velocity, weights))
+        # Fitted on some of the samples perhaps: taken only where it is no worse on all of them.
+        if mape(self._postprocessed(answer, postprocess), truth).mean() > mape(answer, truth).mean():
+            postprocess = {}
+        plain, processed = self._scores_on_other_half(velocity, truth)
+        uniform = np.full(len(self.names), 1 / len(self.names), np.float32)
+        values: dict[str, Any] = {
+            "mape": float(plain.mean()),
+            "mape_postprocessed": float(processed.mean()),
+            "mape_uniform": float(mape(np.asarray(combine(velocity, uniform)), truth).mean()),
+            "mape_median": float(mape(median(velocity), truth).mean()),
+            "mape_members": [float(mape(member, truth).mean()) for member in velocity],
+            "weights": [float(weight) for weight in weights],
+        }
+        self.records.add("validation", step, values)
+        members = ", ".join(f"{100 * value:.2f}" for value in values["mape_members"])
+        say(
+            f"step {step}: validation MAPE {100 * values['mape']:.2f} % (weights fitted on the other half), "
+            f"post-processed {100 * values['mape_postprocessed']:.2f}, uniform {100 * values['mape_uniform']:.2f}, "
+            f"median {100 * values['mape_median']:.2f}; members {members}"
+        )
+        if step:
+            self._draw(velocity, answer, truth, step)
+        return {"weights": values["weights"], "postprocess": postprocess, "validation": {"step": step, **values}}
+
+    def _predict_all(self, ema: tuple) -> tuple[np.ndarray, np.ndarray]:
+        from seisvel_jax.data.pipeline import read_batch
+        from seisvel_jax.logging import chunks
+
+        size = self.config.batch_size
+        velocity, truth = [], []
+        for chunk in chunks(len(self.indices), size):
+            batch = read_batch(self.samples, self.indices[chunk.start : chunk.stop], self.samples.survey)
+            # One shape, one compilation: the last batch is filled up.
+            filling = np.repeat(batch["gathers"][-1:], size - len(chunk), axis=0)
+            velocity.append(self.predict(ema, np.concatenate([batch["gathers"], filling]))[:, : len(chunk)])
+            truth.append(batch["velocity"])
+        return np.concatenate(velocity, axis=1), np.concatenate(truth)
+
+    def _fit(self, velocity: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+        from seisvel_jax.inference.postprocess import fit_postprocess
+        from seisvel_jax.models.weights import combine, fit_weights
+
+        few = spread(np.arange(len(truth)), max(2, FIT_PIXELS // truth[0].size))
+        weights = np.asarray(fit_weights(velocity[:, few], truth[few]), np.float32)
+        answer = np.asarray(combine(velocity[:, few], weights))
+        found = fit_postprocess(answer, truth[few], self.samples.survey.grid)
+        return weights, {name: float(value) for name, value in found.items()}
+
+    def _scores_on_other_half(self, velocity: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """MAPE of each sample with learned weights, and post-processed, both fitted on the other half."""
+        from seisvel_jax.metrics import mape
+        from seisvel_jax.models.weights import combine
+
+        halves = np.array_split(np.arange(len(truth)), 2)
+        if len(truth) == 1:
+            halves = [halves[0], halves[0]]
+        plain, processed = [], []
+        for fitted, scored in (halves, halves[::-1]):
+            weights, postprocess = self._fit(velocity[:, fitted], truth[fitted])
+            answer = np.asarray(combine(velocity[:, scored], weights))
+            plain.append(mape(answer, truth[scored]))
+            processed.append(mape(self._postprocessed(answer, postprocess), truth[scored]))
+        return np.concatenate(plain), np.concatenate(processed)
+
+    def _postprocessed(self, answer: np.ndarray, parameters: dict[str, float]) -> np.ndarray:
+        from seisvel_jax.inference.postprocess import apply_postprocess
+
+        return apply_postprocess(answer, parameters, self.samples.survey.grid)
+
+    def _draw(self, velocity: np.ndarray, answer: np.ndarray, truth: np.ndarray, step: int) -> None:
+        from seisvel_jax.plotting import draw_comparison, draw_history
+
+        if self.config.figures == 0:
+            return
+        folder = self.workdir / "figures"
+        for k in range(min(self.config.figures, len(truth))):
+            index = int(self.indices[k])
+            path = folder / f"validation_{k}.png"
+            title = f"{self.samples.names[index]}, step {step}"
+            deviation = velocity[:, k].std(axis=0) if len(velocity) > 1 else None
+            gathers = self.samples.gathers(index)
+            draw_comparison(path, gathers, truth[k], answer[k], self.samples.survey, title, deviation=deviation)
+            self.records.figure(f"validation/{k}", path, step)
+        draw_history(folder / "history.png", self.records.records, self.config.name)
+
+
+def spread(indices: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of `indices`, evenly spread over them."""
+    return indices[np.linspace(0, len(indices) - 1, min(len(indices), count)).astype(int)]
+
+
+def _log(records: "Records", pending: tuple[int, Any], names: tuple[str, ...], rate: Callable, config: Config) -> float:
+    """Write down a finished step; return its mean loss. Raises UserError where a member's loss is not finite."""
+    step, metrics = pending
+    values = {name: np.asarray(value, np.float32) for name, value in metrics.items()}
+    bad = ~np.isfinite(values["loss"]) | ~np.isfinite(values["gradient_norm"])
+    if bad.any():
+        members = ", ".join(name for name, wrong in zip(names, bad) if wrong)
+        raise UserError(
+            f"step {step}: the loss or gradient of {members} is not finite; nothing of it was saved. Lower "
+            "--optim.learning-rate, or look for bad samples with python -m seisvel_jax.inspect DATA"
+        )
+    if step % config.log_every == 0 or step == config.steps:
+        numbers = {name: [float(one) for one in value] for name, value in values.items()}
+        records.add("train", step, {**numbers, "learning_rate": float(rate(step - 1)), "time": round(time.time(), 3)})
+    return float(values["loss"].mean())
+
+
+def _digest(dataset: Any, training: np.ndarray) -> str:
+    """A short name of which samples are trained on, in which order: it must not change within a run."""
+    text = "\n".join([*dataset.names, *(str(i) for i in training)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _say_first_lines(config: Config, params: tuple, *, training: int, validation: int, used: int) -> None:
+    import jax
+
+    from seisvel_jax.models.ensemble import member_names
+
+    devices = jax.devices()
+    say(f"device      {len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
+    each: list[int] = []
+    for group, tree in zip(config.groups, params):
+        each += [sum(int(np.prod(leaf.shape[1:])) for leaf in jax.tree.leaves(tree))] * group.members
+    counted = ", ".join(f"{name} {count:,}" for name, count in zip(member_names(config.groups), each))
+    say(f"members     {len(each)}: {counted} parameters; {sum(each):,} in all")
+    seen = "" if used == validation else f" ({used} of them each time)"
+    epochs = config.steps * config.batch_size / training
+    say(f"data        {config.data.path}: {training} to train on ({epochs:.1f} epochs), {validation} to validate{seen}")
+    if validation == 0:
+        say("            no validation: the weights stay uniform, and the latest checkpoint counts as the best")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to train is the config's business; where its output goes is not."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    workdir: Annotated[Path, tyro.conf.arg(metavar="RUN")]
+    """Where checkpoints, metrics and figures go; an earlier run there goes on."""
+
+
+def main() -> int:
+    """Entry point."""
+    from seisvel_jax.training.signals import Interrupted
+
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if arguments else 2
+    if arguments[0].startswith("-"):
+        raise UserError(f"{arguments[0]}: expected the config file first, e.g. configs/speed_and_structure.py")
+    default = Options(load_config_file(arguments[0]), workdir=tyro.MISSING)
+    options = tyro.cli(
+        Options,
+        args=arguments[1:],
+        default=default,
+        prog=f"python -m seisvel_jax.train {arguments[0]}",
+        description=__doc__,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    try:
+        result = train(options.config, options.workdir)
+    except Interrupted as stopped:
+        say(f"{options.workdir}: {stopped}")
+        return stopped.exit_code
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,76 @@
+"""What a run writes down as it goes: metrics.jsonl, and the same for TensorBoard."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from seisvel_jax.files import whole_file
+
+
+class Records:
+    """`RUN/metrics.jsonl`, one JSON object a line, each with its `step` (steps done) and `kind` (train, validation).
+
+    Numbers are single values or lists with one entry a member. A run that goes on from `step` drops the lines beyond
+    it first, so that nothing is there twice; half a line, left by a crash, is dropped too.
+    """
+
+    def __init__(self, run: Path, step: int, members: tuple[str, ...], *, tensorboard: bool) -> None:
+        self.path = run / "metrics.jsonl"
+        self.members = members
+        self.records = [record for record in read_records(self.path) if record["step"] <= step]
+        with whole_file(self.path) as part:
+            part.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+        self._board: Any = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+
+    def add(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Append a record; it is on its way to the disk when this returns."""
+        record = {"kind": kind, "step": step, **values}
+        self.records.append(record)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        if self._board is None:
+            return
+        for name, value in values.items():
+            if isinstance(value, list):
+                for member, one in zip(self.members, value):
+                    self._scalar(f"{kind}_{name}/{member.replace('/', '_')}", one, step)
+            else:
+                self._scalar(f"{kind}/{name}", value, step)
+
+    def figure(self, name: str, path: Path, step: int) -> None:
+        """Show the PNG at `path` in TensorBoard."""
+        if self._board is not None:
+            from matplotlib.image import imread
+
+            self._board.add_image(name, imread(path)[..., :3], step, dataformats="HWC")
+
+    def _scalar(self, name: str, value: Any, step: int) -> None:
+        if isinstance(value, int | float) and math.isfinite(value):
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and let go of the files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; none where there is no such file. Broken lines are left out."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
