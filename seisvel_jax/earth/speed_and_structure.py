@@ -32,7 +32,7 @@ def random_model(key: PRNGKeyArray, grid: Grid) -> Float[jax.Array, "depth x"]:
     seabed = jnp.clip(level + relief, SHALLOWEST_SEABED, DEEPEST_SEABED)  # [1, x]
     burial = depth - seabed  # [depth, x]
 
-    strata = _strata(keys[2], depth, x, width, level, relief)
+    strata = _strata(keys[2], depth, x, level=level, relief=relief, width=width)
     rock = _rock(keys[3], strata, burial)
     salt = _inside_salt(keys[4], depth, x, width, level)
     velocity = jnp.where(salt & (burial > 0), SALT, rock)
@@ -54,7 +54,7 @@ def _relief(key: PRNGKeyArray, x: jax.Array, width: float, *, tilt: float, fold:
 
 
 def _strata(
-    key: PRNGKeyArray, depth: jax.Array, x: jax.Array, width: float, level: jax.Array, relief: jax.Array
+    key: PRNGKeyArray, depth: jax.Array, x: jax.Array, *, level: jax.Array, relief: jax.Array, width: float
 ) -> jax.Array:
     """Stratigraphic height `[depth, x]` in metres below the seabed's own layer: its level sets are the bedding."""
     k = jax.random.split(key, 8)

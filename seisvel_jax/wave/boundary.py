@@ -52,7 +52,8 @@ def coefficients(velocity: Array, dt: float, grid: Grid, boundary: Boundary) -> 
         slowest = velocity.min(axis=(1, 2), keepdims=True)
         damp = slowest * jnp.asarray(3 * math.log(1e7) / (2 * a) * dt * openfwi_profile(grid, pad)[None], jnp.float32)
         return 2 - damp, beta
-    # m u_tt - lap u + damp u_t = q with u_t centred: (1 + s) u+ = 2 u - (1 - s) u- + (v dt)^2 lap u, s = damp v^2 dt / 2.
+    # m u_tt - lap u + damp u_t = q with u_t centred and s = damp v^2 dt / 2:
+    # (1 + s) u+ = 2 u - (1 - s) u- + (v dt)^2 lap u.
     damp = DEVITO_UNIT * devito_profile(grid, boundary, pad)[None]
     s = beta * jnp.asarray(damp * grid.spacing**2 / (2 * dt), jnp.float32)
     return 2 / (1 + s), beta / (1 + s)

@@ -34,20 +34,25 @@ def check_velocity(velocity: np.ndarray, where: str = "velocity") -> None:
         )
     if low < SLOWEST or high > FASTEST:
         raise UserError(
-            f"{where}: values {low:g} to {high:g}, expected {SLOWEST:g} to {FASTEST:g} m/s: check the units and the file"
+            f"{where}: values {low:g} to {high:g}, expected {SLOWEST:g} to {FASTEST:g} m/s: check units and file"
         )
 
 
 def check_sampling(survey: Survey, order: int, min_velocity: float) -> None:
     """Raise UserError where the highest frequency of the wavelet is too short for the grid."""
     frequency = highest_frequency(np.asarray(survey.wavelet), survey.dt)
+    if frequency * survey.dt > 0.2:
+        raise UserError(
+            f"dt of {survey.dt:g} s for a wavelet up to {frequency:.0f} Hz, expected {0.2 / frequency:.2g} s or less: "
+            "use a shorter dt"
+        )
     points = min_velocity / (frequency * survey.grid.spacing)
     if points < FEWEST_POINTS[order]:
         finest = min_velocity / (frequency * FEWEST_POINTS[order])
         raise UserError(
             f"{points:.1f} grid points per shortest wavelength ({min_velocity:g} m/s at {frequency:.0f} Hz on "
-            f"{survey.grid.spacing:g} m), expected {FEWEST_POINTS[order]:g} or more: use a spacing of {finest:.3g} m or "
-            "less, or a wavelet of lower frequency"
+            f"{survey.grid.spacing:g} m), expected {FEWEST_POINTS[order]:g} or more: use a spacing of at most "
+            f"{finest:.3g} m, or a wavelet of lower frequency"
         )
 
 

@@ -204,7 +204,7 @@ class _Flat:
         start = self.first + (rows * self.pitch + columns) * self.lanes
         return jax.lax.slice(field, (start,), (start + self.size,))
 
-    def pack(self, field: jax.Array) -> jax.Array:
+    def pack(self, field: Array) -> jax.Array:
         """`[lane, depth, x]` as the updated part; in the halo both coefficients are 0, which leaves it as it was."""
         return jnp.pad(jnp.moveaxis(field, 0, -1), ((0, 0), (0, 2 * self.halo), (0, 0))).reshape(-1)
 
