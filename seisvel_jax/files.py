@@ -62,6 +62,8 @@ def read_npy_header(file: IO[bytes], size: int, name: str) -> tuple[tuple[int, .
     """
     try:
         version = np.lib.format.read_magic(file)
+        if version not in {(1, 0), (2, 0), (3, 0)}:
+            raise ValueError(f"format version {version}")
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         with warnings.catch_warnings():
             warnings.simplefilter("error")

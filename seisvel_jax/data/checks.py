@@ -41,6 +41,6 @@ def sane_velocity(velocity: np.ndarray, name: str, unit: str) -> np.ndarray:
         raise UserError(f"{seen}: these look like km/s; multiply the file by 1000")
     if unit == "km/s" and smallest >= 1000 * SLOWEST and largest <= 1000 * FASTEST:
         raise UserError(f"{seen}: these look like m/s; divide the file by 1000")
-    if smallest >= -1.5 and largest <= 1.5:
+    if smallest >= -1.5 * scale and largest <= 1.5 * scale:
         raise UserError(f"{seen} {bounds}: these look normalised to [-1, 1] or [0, 1]; save the physical values")
     raise UserError(f"{seen} {bounds}: check the file's unit and contents")

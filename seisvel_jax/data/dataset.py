@@ -81,6 +81,10 @@ def open_dataset(path: str | Path, *, survey: Survey | None = None) -> Dataset:
     survey = survey or _survey_beside(path)
     if path.is_file():
         return _open_file(path, survey)
+    splits = split_folders(path)
+    if splits:
+        names = " or ".join(str(p) for p in splits)
+        raise UserError(f"{path}: holds the folders of a split, expected one of them: give {names}")
     samples = challenge.sample_folders(path)
     if not samples and challenge.is_sample(path):
         return challenge.ChallengeDataset(path, [path], survey)
@@ -131,10 +135,6 @@ def _survey_beside(path: Path) -> Survey | None:
 
 def nothing_here(path: Path) -> UserError:
     """The error for a folder without samples, saying what lies there instead."""
-    splits = split_folders(path)
-    if splits:
-        names = " or ".join(str(p) for p in splits)
-        return UserError(f"{path}: holds the folders of a split, expected one of them: give {names}")
     inside = sorted(p.name + ("/" if p.is_dir() else "") for p in path.iterdir())
     if not inside:
         return UserError(f"{path}: an empty folder, expected samples: check the path, or copy the data there")

@@ -148,7 +148,7 @@ def inspect_dataset(dataset: Dataset, indices: Iterable[int]) -> Report:
                 report.with_salt += salt > 0
             except (UserError, OSError) as error:
                 reasons.append(str(error))
-        report.bad += [{"name": name, "origin": str(origin), "reason": reason} for reason in reasons]
+        report.bad += [{"name": name, "origin": str(origin), "reason": reason} for reason in dict.fromkeys(reasons)]
         if not reasons:
             report.good.append(i)
     report.checksums, report.velocity_checksums = dict(gather_names), dict(velocity_names)

@@ -165,6 +165,8 @@ class OpenFWIDataset:
     def velocity(self, index: int) -> np.ndarray:
         """`[depth, x]` float32 m/s. Raises UserError naming the file."""
         file, i = self.files[self._samples[index][0]], self._samples[index][1]
+        if file.shape is None:
+            npy_header(file.path)  # raises: without its gathers the file does not say how many samples it has
         if file.velocity is None:
             raise UserError(f"{file.path}: has no velocity file beside it (model*.npy, vel*.npy, X_vel.npy): add it")
         array = self._open(file.velocity)

@@ -48,7 +48,7 @@ def open_velocities(path: str | Path) -> Velocities:
             raise UserError(f"{path}: a file of kind '{path.suffix}', expected velocities in .npy or .npz")
         if path.name == challenge.VELOCITY_FILE:
             return _ChallengeModels(path, [path.parent])
-        if openfwi.is_gathers(path) and not _may_be_velocity(path):
+        if openfwi.velocity_partner(path) is not None:
             return _OfDataset(path)
         return _Arrays(path, [path])
     samples = challenge.sample_folders(path) or ([path] if challenge.is_sample(path) else [])
@@ -66,11 +66,6 @@ def _files_in(folder: Path) -> list[Path]:
     return openfwi.npy_files(folder) if folder.is_dir() else []
 
 
-def _may_be_velocity(path: Path) -> bool:
-    shape, _ = npy_header(path)
-    return len(shape) == 2 or (len(shape) == 4 and shape[1] == 1)
-
-
 class _Arrays(Velocities):
     """`.npy` files of m/s, depth first."""
 
@@ -82,7 +77,7 @@ class _Arrays(Velocities):
             if len(shape) not in (2, 3, 4) or (len(shape) == 4 and shape[1] != 1):
                 raise UserError(
                     f"{file}: shape {shape}, expected velocities (N, 1, depth, x), (N, depth, x) or (depth, x): "
-                    "check the file"
+                    "check the file; gathers need their velocity file beside them"
                 )
             count = 1 if len(shape) == 2 else shape[0]
             names += [file.stem] if len(shape) == 2 else [f"{file.stem}-{i:03d}" for i in range(count)]
