@@ -134,11 +134,17 @@ def _table(report: "Report") -> str:
         if groups:
             rows.append((f"same {what}", f"{len(groups)} groups of samples"))
     lines = [f"{name:<14} {value}" for name, value in rows]
-    lines += [f"DUPLICATE gathers: {' = '.join(group)}" for group in report.duplicates]
+    lines += [f"DUPLICATE gathers: {_equal(group)}" for group in report.duplicates]
     known = {tuple(group) for group in report.duplicates}
-    lines += [f"DUPLICATE velocity: {' = '.join(g)}" for g in report.velocity_duplicates if tuple(g) not in known]
+    lines += [
+        f"DUPLICATE velocity: {_equal(group)}" for group in report.velocity_duplicates if tuple(group) not in known
+    ]
     lines += [f"BAD {entry['name']}: {entry['reason']}" for entry in report.bad]
     return "\n".join(lines)
+
+
+def _equal(names: list[str]) -> str:
+    return " = ".join(names[:10]) + (f" and {len(names) - 10} more (--json has all)" if len(names) > 10 else "")
 
 
 def _kinds(dtypes: dict[str, int]) -> str:

@@ -90,7 +90,8 @@ def open_dataset(path: str | Path, *, survey: Survey | None = None) -> Dataset:
         return challenge.ChallengeDataset(path, [path], survey)
     files, others = openfwi.gather_files(path) if not samples else ([], [])
     if samples:
-        _say_ignored(path, sorted(p for p in path.iterdir() if p not in samples))
+        known = set(samples)
+        _say_ignored(path, sorted(p for p in path.iterdir() if p not in known))
         return challenge.ChallengeDataset(path, samples, survey)
     if files:
         _say_ignored(path, others)
