@@ -151,12 +151,39 @@ class Survey:
                 record_start=int(values["record_start"]),
                 name=str(values["name"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"not a survey description: {error!r}; write one with Survey.to_dict()") from error
         for positions in (survey.sources, survey.receivers):
-            if positions.ndim < 2 or positions.shape[-1] != 2:
-                raise UserError(f"survey positions have shape {positions.shape}, expected (count, 2): x and depth in m")
+            if positions.ndim != 2 or positions.shape[-1] != 2 or not np.isfinite(positions).all():
+                raise UserError(
+                    f"survey positions have shape {positions.shape}, expected (count, 2), finite: x and depth in m"
+                )
+        _refuse_senseless(survey)
         return survey
+
+
+def _refuse_senseless(survey: Survey) -> None:
+    """Raises UserError where a survey read from a file could not have been recorded."""
+    grid, boundary = survey.grid, survey.boundary
+    counts = (grid.depth_count, grid.x_count)
+    lengths = (grid.spacing, boundary.width, *boundary.start)
+    for what, value, sensible, expected in (
+        ("dt", survey.dt, 0 < survey.dt < math.inf, "seconds above 0"),
+        ("nt", survey.nt, survey.nt >= 2, "2 samples or more"),
+        ("record_start", survey.record_start, survey.record_start in (0, 1), "0 or 1"),
+        ("grid", counts, all(isinstance(n, int) and n > 0 for n in counts), "whole numbers above 0"),
+        ("grid and boundary", lengths, all(isinstance(n, int | float) for n in lengths), "numbers in metres"),
+        ("boundary", boundary.kind, boundary.kind in ("devito", "openfwi"), "devito or openfwi"),
+        ("wavelet", survey.wavelet.shape, survey.wavelet.ndim == 1 and survey.wavelet.size > 0, "(time,)"),
+    ):
+        if not sensible:
+            raise UserError(f"survey {what} {value}, expected {expected}: correct it")
+    if not (0 < grid.spacing < math.inf and 0 <= boundary.width < math.inf and len(boundary.start) == 2):
+        raise UserError(
+            f"survey grid and boundary {lengths}, expected spacing, width, two starts in metres: correct it"
+        )
+    if not np.isfinite(survey.wavelet).all():
+        raise UserError("survey wavelet holds NaN or infinite values: correct it")
 
 
 def read_survey(path: Any) -> Survey:
@@ -164,7 +191,7 @@ def read_survey(path: Any) -> Survey:
     try:
         with open(path, encoding="utf-8") as file:
             return Survey.from_dict(json.load(file))
-    except (json.JSONDecodeError, UnicodeDecodeError, UserError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, UserError) as error:
         raise UserError(f"{path}: {error}") from error
 
 

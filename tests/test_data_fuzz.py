@@ -282,6 +282,23 @@ WRONG_INPUTS = {
     "grid of another survey": (other_grid, r"shape \(70, 70\), expected \(70, 294\).*survey\.json"),
     "survey not json": (lambda d: bad_survey(d, "{"), r"survey\.json: "),
     "survey without fields": (lambda d: bad_survey(d, "{}"), r"survey\.json: not a survey description"),
+    "survey with a negative grid": (
+        lambda d: bad_survey(d, json.dumps(SURVEY.to_dict()).replace('"depth_count": 26', '"depth_count": -26')),
+        r"survey\.json: survey grid \(-26, 6\), expected whole numbers above 0: correct it",
+    ),
+    "survey with text for a number": (
+        lambda d: bad_survey(d, json.dumps(SURVEY.to_dict()).replace('"spacing": 50', '"spacing": "50"')),
+        r"survey\.json: survey grid and boundary \('50'",
+    ),
+    "survey that never ends": (
+        lambda d: bad_survey(d, json.dumps(SURVEY.to_dict()).replace('"nt": 201', '"nt": Infinity')),
+        r"survey\.json: not a survey description: OverflowError",
+    ),
+    "survey without time": (
+        lambda d: bad_survey(d, json.dumps(SURVEY.to_dict()).replace('"dt": 0.005', '"dt": 0.0')),
+        r"survey\.json: survey dt 0\.0, expected seconds above 0",
+    ),
+    "survey too deep": (lambda d: bad_survey(d, "[" * 100_000), r"survey\.json: "),
     "survey a list": (lambda d: bad_survey(d, "[1]"), r"survey\.json: not a survey description"),
     "survey of bytes": (
         lambda d: (d / "challenge/survey.json").write_bytes(b"\xff\x00") and d / "challenge",

@@ -12,7 +12,7 @@ from seisvel_jax.data.dataset import open_dataset
 from seisvel_jax.data.pipeline import Batches, DataConfig, Resampled, open_data, read_batch, training_survey
 from seisvel_jax.data.resample import resample_gathers, resample_velocity
 from seisvel_jax.data.split import split_indices
-from seisvel_jax.data.writers import write_challenge_sample
+from seisvel_jax.data.writers import write_challenge_sample, write_openfwi
 from seisvel_jax.errors import UserError
 from seisvel_jax.survey import Grid, openfwi, speed_and_structure
 
@@ -218,6 +218,17 @@ def test_cache_reads_each_sample_once_within_its_bound(pairs):
     assert not too_large.cached
     too_large.velocity(3)
     assert not too_large._velocity
+
+
+def test_the_last_row_of_openfwi_stays_zero_at_another_sampling(tmp_path):
+    survey = openfwi()
+    rng = np.random.default_rng(0)
+    gathers = rng.normal(size=(1, *survey.gather_shape)).astype(np.float32)
+    write_openfwi(tmp_path, 1, gathers, np.full((1, 70, 70), 2000, np.float32))
+    dataset = open_dataset(tmp_path)
+    for dt in (1e-3, 2e-3, 5e-4):
+        batch = read_batch(dataset, [0], dataset.survey.resampled(dt=dt))
+        assert batch["gathers"][0, :, 5].any() and not batch["gathers"][0, :, -1].any()
 
 
 def test_read_batch_is_in_order_and_resampled(pairs):

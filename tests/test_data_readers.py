@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,6 +190,19 @@ def test_split_root_names_its_folders(tmp_path):
 def test_survey_json_is_what_survey_reads(tmp_path):
     path = write_survey(tmp_path, COARSE)
     assert Survey.from_dict(json.loads(path.read_text())).grid == COARSE.grid
+
+
+def test_the_example_in_the_docs_works(tmp_path, monkeypatch):
+    docs = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    code = docs.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    values = {"gathers": rng.normal(size=(3, 751, 51)), "velocity": np.full((80, 101), 2000.0)}
+    exec(code, values)
+    dataset = open_dataset("DATA/train")
+    assert dataset.names == ("line_001",) and dataset.survey.name == "my survey"
+    np.testing.assert_array_equal(dataset.gathers(0), values["gathers"].astype(np.float32))
+    assert dataset.velocity(0).shape == (80, 101)
 
 
 def test_velocity_files(tmp_path):

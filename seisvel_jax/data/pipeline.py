@@ -117,6 +117,8 @@ class Resampled:
         found = self._gathers.get(index)
         if found is None:
             found = resample_gathers(self.dataset.gathers(index), self.dataset.survey.dt, self.survey)
+            if self.survey.record_start == 1:
+                found[:, -1] = 0  # OpenFWI's last row, which interpolation would fill with an echo of its neighbours
             if self.cached:
                 self._gathers[index] = found
         return found
