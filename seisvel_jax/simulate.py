@@ -153,7 +153,7 @@ def simulate_dataset(
     units = [range(first, min(first + group, total)) for first in range(0, total, group)]
     missing = [unit for i, unit in enumerate(units) if not exists(i)]
     todo = [index for unit in missing for index in unit]
-    simulator = Simulator(survey, batch_size)
+    simulator = Simulator(survey, min(batch_size, max(1, len(todo))))
     held: list[tuple[np.ndarray, np.ndarray]] = []  # simulated, waiting until their file is full
     with progress(None, "simulate", total=total, initial=total - len(todo)) as bar:
         for first in range(0, len(todo), batch_size):
@@ -279,7 +279,8 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
         except (ValueError, AttributeError) as error:
             raise UserError(f"{path}: not the settings of a simulation ({error}): choose another --output") from error
         if changed:
-            what = ", ".join(f"{key} {found.get(key)} (now {settings.get(key)})" for key in changed[:4])
+            plain = [key for key in changed if not key.endswith("digest")]
+            what = ", ".join(f"{key} {found.get(key)}, now {settings.get(key)}" for key in plain) or "other models"
             raise UserError(f"{output}: simulated with other settings: {what}: choose another --output or remove it")
         return
     if output.is_dir() and any(not entry.name.startswith(".") for entry in output.iterdir()):

@@ -220,18 +220,17 @@ class _Flat:
         h, columns = self.halo, self.halo * self.lanes
         field = field.reshape(self.rows, self.pitch * self.lanes)
         right, bottom = self.x * self.lanes, self.depth
-        # The barrier keeps XLA from fusing a copy of an edge with its source, which would walk the whole field.
-        edges = jax.lax.optimization_barrier(
-            (
-                field[bottom : bottom + h],
-                field[h : 2 * h],
-                field[h : h + bottom, right : right + columns],
-                field[h : h + bottom, columns : 2 * columns],
-            )
-        )
-        places = ((0, 0), (h + bottom, 0), (h, 0), (h, columns + right))
-        for edge, place in zip(edges, places, strict=True):
-            field = jax.lax.dynamic_update_slice(field, edge, place)
+        # One after the other, so that each read leads by data to the write that follows it: else XLA copies the field.
+        # The barrier keeps it from fusing an edge with its write, which would walk the whole field.
+        for source, target in (
+            ((bottom, 0), (0, 0)),
+            ((h, 0), (h + bottom, 0)),
+            ((h, right), (h, 0)),
+            ((h, columns), (h, columns + right)),
+        ):
+            size = (h, field.shape[1]) if source[1] == 0 else (bottom, columns)
+            edge = jax.lax.slice(field, source, (source[0] + size[0], source[1] + size[1]))
+            field = jax.lax.dynamic_update_slice(field, jax.lax.optimization_barrier(edge), target)
         return field.reshape(-1)
 
 
@@ -311,7 +310,7 @@ def finish(record: jax.Array, plan: Plan) -> jax.Array:
 
 def propagate_plainly(velocity: Array, survey: Survey, *, max_velocity: float) -> jax.Array:
     """The oracle of `propagate`: two-dimensional fields, `pad` and slices, one shot at a time. Slow."""
-    plan = make_plan(survey, max_velocity)
+    plan = jax.tree.map(jnp.asarray, make_plan(survey, max_velocity))
     velocity = jnp.asarray(velocity, jnp.float32)
     alpha, beta = sponge.coefficients(velocity, plan.dt, plan.grid, plan.boundary)
     weights = second_derivative(plan.order)
