@@ -58,8 +58,21 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
     optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
     if config.accumulate > 1:
         steps_of = optax.MultiSteps(optimizer, config.accumulate)
-        return optax.GradientTransformation(steps_of.init, steps_of.update)  # type: ignore[arg-type]
-    return optimizer
+        optimizer = optax.GradientTransformation(steps_of.init, steps_of.update)  # type: ignore[arg-type]
+    return _with_default_promotion(optimizer)
+
+
+def _with_default_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    # Optax mixes dtypes and ranks as JAX allows by default; our own code is held to the strict rules in the tests.
+    def init(params: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return optimizer.init(params)
+
+    def update(gradient: Any, state: Any, params: Any = None) -> Any:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return optimizer.update(gradient, state, params)
+
+    return optax.GradientTransformation(init, update)
 
 
 def decayed(params: Any) -> Any:

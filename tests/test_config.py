@@ -1,0 +1,106 @@
+"""Every config file builds, survives JSON, and what does not fit is refused by name."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from training_support import CONFIG
+
+from seisvel_jax.config import Config, differences, from_dict, load_config_file, to_dict
+from seisvel_jax.errors import UserError
+from seisvel_jax.models.config import GroupConfig, InversionNetConfig
+from seisvel_jax.models.ensemble import apply_member
+from seisvel_jax.survey import openfwi, speed_and_structure
+from seisvel_jax.training.optim import make_optimizer
+from seisvel_jax.training.state import abstract_params, abstract_state
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
+
+
+def survey_for(config):
+    survey = openfwi() if "openfwi" in config.name or "inversion" in config.name else speed_and_structure()
+    return survey.resampled(spacing=config.data.grid_spacing, dt=config.data.dt)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_builds(path):
+    config = load_config_file(path)
+    survey = survey_for(config)
+    graphdefs, params = abstract_params(config.groups, survey)
+    gathers = jax.ShapeDtypeStruct((2, *survey.gather_shape), np.float32)
+    for graphdef, tree in zip(graphdefs, params):
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
+        out = jax.eval_shape(lambda p, g, graphdef=graphdef: apply_member(graphdef, p, g, survey), one, gathers)
+        assert out.shape == (2, *survey.grid.shape) and out.dtype == np.float32
+    state = abstract_state(config.groups, survey, make_optimizer(config.optim, config.steps))
+    assert all(leaf.shape[0] in {g.members for g in config.groups} for leaf in jax.tree.leaves(state.opt_state))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_survives_json_and_says_what_to_expect(path):
+    config = load_config_file(path)
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    text = path.read_text()
+    for word in ("python -m seisvel_jax.train", "Hardware", "Time", "Expected score", "Commit"):
+        assert word in text.split('"""')[1], f"{path.name}: its docstring lacks {word!r}"
+
+
+def test_groups_of_both_kinds_survive_json():
+    config = Config(name="both", groups=(*CONFIG.groups, GroupConfig(InversionNetConfig(width=0.25))))
+    again = from_dict(json.loads(json.dumps(to_dict(config))))
+    assert again == config and isinstance(again.groups[1].model, InversionNetConfig)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d.update(colour="red"), "colour"),
+        (lambda d: d["optim"].update(momentum=0.9), "momentum"),
+        (lambda d: d.pop("groups"), "groups"),
+        (lambda d: d.update(steps="many"), "steps"),
+        (lambda d: d.update(tensorboard="false"), "tensorboard"),
+        (lambda d: d.update(batch_size=0), "batch_size"),
+        (lambda d: d.update(batch_size=2.5), "batch_size"),
+        (lambda d: d["groups"][0]["model"].update(kind="Transformer9"), r"groups\[0\].model"),
+        (lambda d: d["groups"][0].update(members=0), "members"),
+    ],
+)
+def test_what_does_not_fit_is_named(change, words):
+    values = to_dict(CONFIG)
+    change(values)
+    with pytest.raises(UserError, match=words):
+        from_dict(values, "RUN/checkpoints/5")
+
+
+def test_bad_config_files(tmp_path):
+    path = tmp_path / "mine.py"
+    for text, words in (
+        ("config = 3", "no `config`"),
+        ("import nothing_of_the_kind", "nothing_of_the_kind"),
+        ("config = (", "SyntaxError"),
+        ("from seisvel_jax.config import Config\nconfig = Config(name='x', groups=())", "groups"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=words) as error:
+            load_config_file(path)
+        assert "mine.py" in str(error.value)
+    with pytest.raises(UserError, match="no such config"):
+        load_config_file(tmp_path / "absent.py")
+
+
+def test_differences_name_the_field_and_leave_the_free_ones():
+    old = to_dict(CONFIG)
+    new = json.loads(json.dumps(old))
+    new["data"]["path"], new["log_every"] = "/elsewhere", 7
+    assert differences(old, new) == []
+    new["optim"]["learning_rate"] = 1.0
+    new["groups"].append(new["groups"][0])
+    found = "\n".join(differences(old, new))
+    assert "optim.learning_rate: 0.01 -> 1.0" in found and "groups.1.members: absent -> 2" in found
+    more = json.loads(json.dumps(old))
+    more["steps"] = 1000
+    assert differences(old, more) == ["steps: 6 -> 1000"]
+    old["optim"]["cycle_steps"] = more["optim"]["cycle_steps"] = 50
+    assert differences(old, more) == []

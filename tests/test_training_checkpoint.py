@@ -1,0 +1,173 @@
+"""Checkpoints: what is loaded is what was saved, and what is damaged or foreign is named."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from training_support import CONFIG, MODEL, SURVEY, arrays
+
+from seisvel_jax.config import to_dict
+from seisvel_jax.errors import UserError
+from seisvel_jax.models.config import GroupConfig
+from seisvel_jax.models.ensemble import predict_members
+from seisvel_jax.training.checkpoint import Checkpoints, load_run, step_folders
+from seisvel_jax.training.optim import make_optimizer
+from seisvel_jax.training.state import TrainState, abstract_state, init_state
+
+OPTIMIZER = make_optimizer(CONFIG.optim, CONFIG.steps)
+ABSTRACT = abstract_state(CONFIG.groups, SURVEY, OPTIMIZER)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return jax.tree.map(np.array, init_state(CONFIG.groups, SURVEY, OPTIMIZER, jax.random.key(3)))
+
+
+def at(state, step):
+    """The state of step `step`: every float raised by the step, so that steps can be told apart."""
+    moved = jax.tree.map(lambda leaf: leaf + step if leaf.dtype == np.float32 else leaf, state)
+    moved = TrainState(np.int32(step), moved.params, moved.opt_state, moved.ema)
+    return jax.tree.map(jax.numpy.asarray, moved)
+
+
+def metadata(mape=None, config=CONFIG, **others):
+    return {
+        "config": to_dict(config),
+        "survey": SURVEY.to_dict(),
+        "samples": {"train": 9, "validation": 3, "digest": "abc"},
+        "weights": [0.25, 0.75],
+        "postprocess": {"low": 1500.0},
+        "validation": {} if mape is None else {"mape": mape, "step": 0},
+    } | others
+
+
+def save(run, state, mapes):
+    checkpoints = Checkpoints(run)
+    for step, mape in mapes.items():
+        checkpoints.save(at(state, step), metadata(mape))
+    checkpoints.close()
+
+
+def resume(run, values=None):
+    checkpoints = Checkpoints(run)
+    try:
+        return checkpoints.resume(ABSTRACT, values or metadata())
+    finally:
+        checkpoints.close()
+
+
+def damage(step):
+    """Cut the largest file of a checkpoint in half."""
+    largest = max((p for p in step.rglob("*") if p.is_file() and "/d/" in str(p)), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def test_latest_two_and_the_best_are_kept_and_the_best_is_loaded(tmp_path, state):
+    save(tmp_path, state, {0: 0.5, 10: 0.1, 20: 0.3, 30: None, 40: 0.2})
+    assert [int(p.name) for p in step_folders(tmp_path)] == [10, 30, 40]
+    run = load_run(tmp_path)
+    assert run.step == 10 and run.metrics["mape"] == 0.1 and run.config == CONFIG
+    np.testing.assert_array_equal(run.weights, [0.25, 0.75])
+    assert run.postprocess == {"low": 1500.0}
+    assert run.survey.grid == SURVEY.grid
+    jax.tree.map(np.testing.assert_array_equal, run.params, at(state, 10).ema)
+    assert load_run(tmp_path / "checkpoints" / "40").step == 40
+    velocity = predict_members(run.graphdefs, run.params, arrays(1)[0], run.survey)
+    assert velocity.shape == (2, 1, 8, 8)
+
+
+def test_a_checkpoint_copied_elsewhere_is_enough(tmp_path, state):
+    save(tmp_path / "run", state, {5: 0.1})
+    (tmp_path / "run" / "checkpoints" / "5").rename(tmp_path / "5")
+    assert load_run(tmp_path / "5").step == 5
+
+
+def test_resume_gives_the_latest_state_back_bit_by_bit(tmp_path, state):
+    assert resume(tmp_path) is None
+    save(tmp_path, state, {1: 0.1, 2: 0.2})
+    found, values = resume(tmp_path)
+    want = at(state, 2)
+    assert jax.tree.structure(found) == jax.tree.structure(want)
+    jax.tree.map(np.testing.assert_array_equal, found, want)
+    assert values["weights"] == [0.25, 0.75]
+
+
+def test_another_config_survey_or_data_is_refused_with_the_differences(tmp_path, state):
+    save(tmp_path, state, {1: 0.1})
+    other = replace(CONFIG, seed=5, log_every=9, optim=replace(CONFIG.optim, learning_rate=0.5))
+    with pytest.raises(UserError, match=r"(?s)optim.learning_rate: 0.01 -> 0.5.*seed: 0 -> 5") as error:
+        resume(tmp_path, metadata(config=other))
+    assert "log_every" not in str(error.value)
+    for change in (
+        {"samples": {"train": 9, "validation": 3, "digest": "xyz"}},
+        {"survey": {**SURVEY.to_dict(), "dt": 0.1}},
+    ):
+        with pytest.raises(UserError, match=next(iter(change))):
+            resume(tmp_path, metadata(**change))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, state, capsys):
+    save(tmp_path, state, {1: 0.3, 2: 0.1})
+    damage(tmp_path / "checkpoints" / "2" / "ema")
+    assert load_run(tmp_path).step == 1
+    assert "checkpoints/2" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"checkpoints/2.*damaged"):
+        load_run(tmp_path / "checkpoints" / "2")
+    found, _ = resume(tmp_path)
+    assert int(found.step) == 1
+    assert (tmp_path / "damaged-2").is_dir()
+    save(tmp_path, state, {2: 0.2})
+    assert load_run(tmp_path).step == 2
+
+
+def test_damaged_metadata(tmp_path, state):
+    save(tmp_path, state, {1: 0.3})
+    path = tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(UserError, match="none of its 1 checkpoints"):
+        load_run(tmp_path)
+
+
+def test_a_half_written_checkpoint_does_not_count(tmp_path, state):
+    save(tmp_path, state, {1: 0.3})
+    (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp" / "ema").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "3").mkdir()
+    assert load_run(tmp_path).step == 1
+    assert int(resume(tmp_path)[0].step) == 1
+
+
+def test_wrong_shapes_are_named(tmp_path, state):
+    save(tmp_path, state, {1: 0.3})
+    path = tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
+    values = json.loads(path.read_text())
+    values["custom_metadata"]["config"]["groups"][0]["model"]["width"] = 16
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"do not fit the model.*ema/"):
+        load_run(tmp_path / "checkpoints" / "1")
+
+
+def test_what_is_no_run_is_named(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("x")
+    (tmp_path / "empty").mkdir()
+    for path, words in ((file, "a file stands"), (tmp_path / "empty", "no finished"), (tmp_path / "no", "no such")):
+        with pytest.raises(UserError, match=words) as error:
+            load_run(path)
+        assert str(path) in str(error.value)
+
+
+def test_a_full_disk_keeps_the_last_good_one(tmp_path, state, monkeypatch):
+    save(tmp_path, state, {1: 0.3})
+    checkpoints = Checkpoints(tmp_path)
+    manager = checkpoints._manager()
+    monkeypatch.setattr(
+        type(manager), "save_checkpointables", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
+    with pytest.raises(UserError, match=r"checkpoints/2.*cannot be written"):
+        checkpoints.save(at(state, 2), metadata(0.1))
+    monkeypatch.undo()
+    checkpoints.close()
+    assert load_run(tmp_path).step == 1
+    assert GroupConfig(MODEL).members == 1
