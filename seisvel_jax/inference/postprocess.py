@@ -73,7 +73,7 @@ def fit_postprocess(prediction: np.ndarray, truth: np.ndarray, grid: Grid) -> di
 
     sizes = [0.0, *(grid.spacing * cells for cells in (3, 5, 9, 15))]
     windows = [
-        {"smooth_depth": depth, "smooth_x": x}
+        {name: size for name, size in (("smooth_depth", depth), ("smooth_x", x)) if size}
         for depth, x in itertools.product(sizes[:3], sizes)
         if depth or x
         if _cells(depth, grid.spacing) * _cells(x, grid.spacing) <= 27

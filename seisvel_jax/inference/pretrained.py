@@ -4,12 +4,12 @@ Several runs are one larger ensemble: every run has an equal share, divided with
 run sees the gathers resampled to its own time axis and answers on its own grid; answers are brought to the asked grid.
 """
 
+import functools
 import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -98,7 +98,7 @@ class Predictor:
             return self.ensembles[0].names
         return tuple(f"{run}/{name}" for run, ensemble in enumerate(self.ensembles) for name in ensemble.names)
 
-    @cached_property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Of everything that decides the numbers, order of the runs included."""
         return hashlib.sha256("\n".join(e.fingerprint for e in self.ensembles).encode()).hexdigest()
@@ -351,23 +351,30 @@ def load(paths: str | Path | Sequence[str | Path]) -> Predictor:
     return Predictor([ensemble_of(load_run(path)) for path in paths])
 
 
+@functools.cache
+def _program(graphdef: Any) -> Callable:
+    """One member's prediction, jitted; the same for every run of this architecture."""
+    import jax
+
+    from seisvel_jax.models.ensemble import apply_member
+
+    def one(params: Any, member: Any, gathers: Any, survey: Survey) -> Any:
+        return apply_member(graphdef, jax.tree.map(lambda leaf: leaf[member], params), gathers, survey)
+
+    return jax.jit(one)
+
+
 def ensemble_of(run: "Run") -> Ensemble:
-    """A trained run as a function, jitted: one program a group of members, one member at a time in memory.
+    """A trained run as a function: one program a group of members, one member at a time in memory.
 
     Members are looped over on the host: a program for one member compiles fastest, and five width-512 networks over
-    a batch need the memory of one. They share the arrays of the batch on the device.
+    a batch need the memory of one. They share the batch on the device.
     """
     import jax
 
-    from seisvel_jax.models.ensemble import apply_member, member_names
+    from seisvel_jax.models.ensemble import member_names
 
-    def program(graphdef: Any) -> Callable:
-        def one(params: Any, member: Any, gathers: Any, survey: Survey) -> Any:
-            return apply_member(graphdef, jax.tree.map(lambda leaf: leaf[member], params), gathers, survey)
-
-        return jax.jit(one)
-
-    programs = [program(graphdef) for graphdef in run.graphdefs]
+    programs = [_program(graphdef) for graphdef in run.graphdefs]
     counts = [group.members for group in run.config.groups]
 
     def predict(gathers: np.ndarray, survey: Survey) -> np.ndarray:
