@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from seisvel_jax.errors import UserError
+
 if TYPE_CHECKING:
     from flax import nnx
 
@@ -56,13 +58,16 @@ class VelocityNetConfig:
 
     def __post_init__(self) -> None:
         if len(self.stem_channels) != len(self.stem_blocks) or not self.stem_channels:
-            raise ValueError(
-                f"stem_channels {self.stem_channels} and stem_blocks {self.stem_blocks}: one of each a stage"
+            raise UserError(
+                f"network: stem_channels {self.stem_channels} and stem_blocks {self.stem_blocks}, "
+                "expected one of each a stage"
             )
         if any(channels % 4 for channels in self.stem_channels):
-            raise ValueError(f"stem_channels {self.stem_channels}: multiples of 4, one quarter a kernel size")
+            raise UserError(
+                f"network: stem_channels {self.stem_channels}, expected multiples of 4: a quarter a kernel size"
+            )
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+            raise UserError(f"network: width {self.width}, expected a multiple of heads {self.heads}: change either")
 
     @property
     def patch_samples(self) -> int:
@@ -110,4 +115,4 @@ class GroupConfig:
 
     def __post_init__(self) -> None:
         if self.members < 1:
-            raise ValueError(f"members {self.members}: at least 1")
+            raise UserError(f"group of networks: members {self.members}, expected at least 1")

@@ -5,6 +5,7 @@ The network is made for gathers `(5, 1000, 70)` and velocity `(70, 70)`. Any oth
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,13 +58,12 @@ class UpBlock(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, factor: int, kind: str, *, dtype: str, rngs: nnx.Rngs):
         self.factor, self.kind = factor, kind
+        self.enlarge: nnx.ConvTranspose | nnx.Linear
         if kind == "transposed":
             # From 1x1 to 5x5 the kernel is the output; afterwards 4x4 with stride 2.
             kernel, padding = ((factor, factor), "VALID") if factor == 5 else ((4, 4), "SAME")
-            options = dict(dtype=jnp.dtype(dtype), param_dtype=jnp.float32, kernel_init=EMPTY, rngs=rngs)
-            self.enlarge = nnx.ConvTranspose(
-                inputs, outputs, kernel, strides=(factor, factor), padding=padding, **options
-            )
+            options: dict[str, Any] = dict(dtype=jnp.dtype(dtype), kernel_init=EMPTY, rngs=rngs)
+            self.enlarge = nnx.ConvTranspose(inputs, outputs, kernel, (factor, factor), padding=padding, **options)
         else:
             self.enlarge = linear(inputs, factor * factor * outputs, dtype, rngs)
         self.norm = group_norm(outputs, rngs)
@@ -86,8 +86,9 @@ class InversionNet(nnx.Module):
         blocks, channels = [], source_count
         for full, kernel, stride, padding in ENCODER:
             outputs = scaled(full, config.width)
-            options = dict(strides=stride, padding=padding, rngs=rngs)
-            blocks.append(ConvBlock(channels, outputs, kernel, config.dtype, **options))
+            blocks.append(
+                ConvBlock(channels, outputs, kernel, config.dtype, strides=stride, padding=padding, rngs=rngs)
+            )
             channels = outputs
         self.encoder = nnx.List(blocks)
         ups, smooths = [], []

@@ -1,6 +1,7 @@
 """Parts shared by the networks. Shapes end in the channel; masks and tables are static numpy, keys are explicit."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,8 @@ EMPTY = nnx.initializers.zeros_init()
 
 def linear(inputs: int, outputs: int, dtype: str, rngs: nnx.Rngs) -> nnx.Linear:
     """Dense layer computing in `dtype` on float32 parameters, which `draw_kernels` fills."""
-    options = dict(dtype=jnp.dtype(dtype), param_dtype=jnp.float32, kernel_init=EMPTY, rngs=rngs)
-    return nnx.Linear(inputs, outputs, **options)
+    compute = jnp.dtype(dtype)
+    return nnx.Linear(inputs, outputs, dtype=compute, param_dtype=jnp.float32, kernel_init=EMPTY, rngs=rngs)
 
 
 def conv(inputs: int, outputs: int, kernel: tuple[int, int], dtype: str, rngs: nnx.Rngs, **options) -> nnx.Conv:
@@ -42,9 +43,9 @@ def draw_kernels(module: nnx.Module, key: jax.Array, leave_zero: tuple[str, ...]
         filled.append((path, scale * drawn[start : start + kernel.size].reshape(kernel.shape)))
         start += kernel.size
     for path, values in filled:
-        child = module
+        child: Any = module
         for name in path:
-            child = child[name] if isinstance(name, int) else getattr(child, name)
+            child = child[name] if isinstance(name, int) else getattr(child, str(name))
         child[...] = values
 
 

@@ -32,8 +32,17 @@ from seisvel_jax.models.layers import (
 )
 from seisvel_jax.survey import Survey
 
-LENGTHS = dict(shortest=20.0, longest=10_000.0, count=12)
-TIMES = dict(shortest=0.02, longest=10.0, count=12)
+WAVELENGTHS = 12
+
+
+def of_lengths(metres: jax.Array | np.ndarray) -> jax.Array:
+    """Features `[..., 2 WAVELENGTHS]` of positions, from 20 m to 10 km."""
+    return sinusoids(metres, 20.0, 10_000.0, WAVELENGTHS)
+
+
+def of_times(seconds: jax.Array | np.ndarray) -> jax.Array:
+    """Features `[..., 2 WAVELENGTHS]` of times, from 20 ms to 10 s."""
+    return sinusoids(seconds, 0.02, 10.0, WAVELENGTHS)
 
 
 class EncoderLayer(nnx.Module):
@@ -105,7 +114,7 @@ class VelocityNet(nnx.Module):
         self.token_place = Place(width, dtype, rngs=rngs)
         self.encoder = nnx.List([EncoderLayer(config, rngs=rngs) for _ in range(config.encoder_layers)])
         self.encoder_norm = layer_norm(width, rngs)
-        self.query = MLP(4 * LENGTHS["count"], width, width, dtype, rngs=rngs)
+        self.query = MLP(4 * WAVELENGTHS, width, width, dtype, rngs=rngs)
         self.decoder = nnx.List([DecoderLayer(config, rngs=rngs) for _ in range(config.decoder_layers)])
         self.decoder_norm = layer_norm(width, rngs)
         self.head = MLP(width, width, math.prod(config.patch_shape), dtype, rngs=rngs)
@@ -135,11 +144,11 @@ class VelocityNet(nnx.Module):
         depths, columns = patch_centres(config, survey)
         rows, across = depths.size, columns.size
         places = np.stack([np.repeat(depths, across), np.tile(columns, rows)], axis=-1)
-        queries = self.query(sinusoids(places, **LENGTHS).reshape(rows * across, -1)).astype(jnp.float32)
+        queries = self.query(of_lengths(places).reshape(rows * across, -1)).astype(jnp.float32)
         queries = jnp.broadcast_to(queries[None], (batch, rows * across, width))
-        for index, layer in enumerate(self.decoder):
+        for index, turn in enumerate(self.decoder):
             key = subkey(dropout_key, 1000 + index)
-            queries = self._block(lambda q, layer=layer, key=key: layer(q, tokens, key), queries)
+            queries = self._block(lambda q, turn=turn, key=key: turn(q, tokens, key), queries)
         pixels = self.head(self.decoder_norm(queries)).astype(jnp.float32)
         high, wide = config.patch_shape
         pixels = pixels.reshape(batch, rows, across, high, wide).swapaxes(2, 3)
@@ -192,8 +201,8 @@ class Place(nnx.Module):
     """Embedding of when (s) and where (m): time, source and receiver positions, and the offset between them."""
 
     def __init__(self, channels: int, dtype: str, *, rngs: nnx.Rngs):
-        self.when = linear(2 * TIMES["count"], channels, dtype, rngs)
-        self.where = linear(5 * 2 * LENGTHS["count"], channels, dtype, rngs)
+        self.when = linear(2 * WAVELENGTHS, channels, dtype, rngs)
+        self.where = linear(5 * 2 * WAVELENGTHS, channels, dtype, rngs)
 
     def __call__(self, times: np.ndarray, sources: jax.Array, receivers: jax.Array) -> jax.Array:
         """Times `[time]`, positions `[batch, count, 2]`; `[batch * source, time, receiver, channel]` float32 out."""
@@ -202,9 +211,9 @@ class Place(nnx.Module):
         shots = jnp.broadcast_to(sources[:, :, None], (batch, source, receiver, 2))
         lines = jnp.broadcast_to(receivers[:, None], (batch, source, receiver, 2))
         places = jnp.concatenate([shots, lines, lines[..., :1] - shots[..., :1]], axis=-1)
-        features = sinusoids(places, **LENGTHS).reshape(batch * source, receiver, -1)
+        features = of_lengths(places).reshape(batch * source, receiver, -1)
         where = self.where(features).astype(jnp.float32)[:, None]
-        when = self.when(sinusoids(times, **TIMES)).astype(jnp.float32)[None, :, None]
+        when = self.when(of_times(times)).astype(jnp.float32)[None, :, None]
         shape = (batch * source, len(times), receiver, where.shape[-1])
         return jnp.broadcast_to(where, shape) + jnp.broadcast_to(when, shape)
 
