@@ -5,6 +5,7 @@ Names every bad sample with its reason. Exit code 0: usable; 1: bad samples, or 
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ def inspect(options: Inspect) -> int:
 
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit {options.limit}, expected at least 1")
+    for place in (options.json and options.json.parent, options.figures):
+        _check_writable(place)
     path = Path(options.data)
     splits = split_folders(path) if path.is_dir() else []
     reports = {}
@@ -64,6 +67,15 @@ def inspect(options: Inspect) -> int:
     if options.json is not None:
         _write_json(options.json, reports, overlaps, usable)
     return 0 if usable else 1
+
+
+def _check_writable(folder: Path | None) -> None:
+    # Before hours of reading, not after.
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: cannot be written to: choose another place for --json or --figures")
 
 
 def _spread(count: int, limit: int | None) -> list[int]:

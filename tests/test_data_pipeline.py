@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -205,8 +206,9 @@ def test_jumping_far_reads_nothing_before_and_reading_ahead_is_bounded(pairs):
     counting = Counting(pairs)
     stream = Batches(counting, np.arange(10), pairs.survey, 2, 0, read_threads=2, prefetch=3).from_step(100_000)
     next(stream)
+    time.sleep(0.5)  # as long as a step takes: the readers must not run on
     stream.close()
-    assert counting.reads <= 2 * (3 + 2)
+    assert 2 <= counting.reads <= 2 * (3 + 2)
 
 
 def test_cache_reads_each_sample_once_within_its_bound(pairs):
@@ -226,7 +228,7 @@ def test_the_last_row_of_openfwi_stays_zero_at_another_sampling(tmp_path):
     gathers = rng.normal(size=(1, *survey.gather_shape)).astype(np.float32)
     write_openfwi(tmp_path, 1, gathers, np.full((1, 70, 70), 2000, np.float32))
     dataset = open_dataset(tmp_path)
-    for dt in (1e-3, 2e-3, 5e-4):
+    for dt in (1e-3, 2e-3, 7e-4):
         batch = read_batch(dataset, [0], dataset.survey.resampled(dt=dt))
         assert batch["gathers"][0, :, 5].any() and not batch["gathers"][0, :, -1].any()
 

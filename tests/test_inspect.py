@@ -17,7 +17,7 @@ SURVEY = speed_and_structure(spacing=50, dt=5e-3)
 
 def sample(seed):
     rng = np.random.default_rng(seed)
-    velocity = rng.uniform(1600, 4400, SURVEY.grid.shape).astype(np.float32)
+    velocity = rng.uniform(1510, 4490, SURVEY.grid.shape).astype(np.float32)
     velocity[:4] = 1500
     return rng.normal(size=SURVEY.gather_shape).astype(np.float32), velocity
 
@@ -136,6 +136,15 @@ def test_figures(tmp_path):
     assert inspect(Inspect(str(tmp_path), figures=tmp_path / "figures")) == 0
     for name in ("samples_train.png", "samples_test.png"):
         assert (tmp_path / "figures" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_unwritable_places_are_found_before_reading(tmp_path, capsys):
+    write(tmp_path / "data", 1)
+    (tmp_path / "file").write_text("")
+    for options in ({"json": tmp_path / "file" / "a.json"}, {"figures": tmp_path / "file"}):
+        with pytest.raises(OSError, match=r"(?i)exists|not a directory"):
+            inspect(Inspect(str(tmp_path / "data"), **options))
+    assert capsys.readouterr().out == ""
 
 
 def test_command_results_on_stdout_help_without_jax(tmp_path):
