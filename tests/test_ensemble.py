@@ -22,7 +22,7 @@ from seisvel_jax.models.ensemble import (
 )
 from seisvel_jax.models.weights import combine, fit_weights, median
 
-SMALL = dataclasses.replace(TINY, stem_channels=(8,), stem_blocks=(1,), refine_channels=0, dropout=0.0)
+SMALL = dataclasses.replace(TINY, stem_channels=(8,), stem_blocks=(0,), refine_channels=0, dropout=0.0)
 OTHER = dataclasses.replace(SMALL, width=8)
 GROUPS = (GroupConfig(SMALL, 2), GroupConfig(OTHER, 1))
 KEY = jax.random.key(11)
