@@ -278,8 +278,9 @@ def _draw(options: Evaluate, comparison: Comparison, rows: list[dict[str, Any]],
     grid, dataset = comparison.grid, comparison.dataset
     draw_by_depth(options.figures / "error_by_depth.png", curves, grid, f"MAPE by depth, {len(rows)} samples")
     order = sorted(range(len(rows)), key=lambda sample: -rows[sample]["mape"])
-    middle = max(0, len(order) // 2 - options.worst // 2)
-    chosen = list(dict.fromkeys([*order[: options.worst], *order[middle : middle + options.worst]]))
+    rest = order[options.worst :]
+    middle = max(0, (len(rest) - options.worst) // 2)
+    chosen = order[: options.worst] + rest[middle : middle + options.worst]
     where = {name: index for index, name in enumerate(dataset.names)} if dataset is not None else {}
     for sample in chosen:
         name, index, _ = comparison.pairs[sample]
