@@ -215,10 +215,7 @@ def read_model(velocities: Velocities, index: int, survey: "Survey") -> tuple[np
     name = f"model {velocities.names[index]}"
     velocity = np.asarray(velocities.velocity(index), np.float32)
     check_velocity(velocity, name)
-    check_sampling(survey, scheme_of(survey)[0], float(velocity.min()))
     grid = survey.grid
-    if velocity.shape == grid.shape:
-        return velocity, velocity
     depth, width = grid.extent
     spacing = width / velocity.shape[-1]
     if velocity.ndim != 2 or abs(velocity.shape[0] * spacing - depth) > 1.01 * max(spacing, grid.spacing):
@@ -226,6 +223,9 @@ def read_model(velocities: Velocities, index: int, survey: "Survey") -> tuple[np
             f"{name}: shape {velocity.shape}, expected (depth, x) {grid.shape} or another sampling of the same "
             f"{depth:g} m x {width:g} m (survey {survey.name}): check the axis order and the survey"
         )
+    check_sampling(survey, scheme_of(survey)[0], float(velocity.min()))
+    if velocity.shape == grid.shape:
+        return velocity, velocity
     model_grid = Grid(velocity.shape[0], velocity.shape[1], spacing)
     written = resample_velocity(velocity, model_grid, grid)
     ratio = grid.spacing / spacing

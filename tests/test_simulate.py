@@ -1,0 +1,179 @@
+"""The simulate command: files as the readers want them, the same result however it was batched or interrupted."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from seisvel_jax import simulate as command
+from seisvel_jax.data.dataset import open_dataset
+from seisvel_jax.errors import UserError
+from seisvel_jax.simulate import Simulate, average_slowness, read_model, simulate, simulate_dataset, survey_of
+from seisvel_jax.survey import openfwi, ricker, speed_and_structure
+from seisvel_jax.wave.propagate import propagate
+
+
+def tiny_survey():
+    survey = openfwi(x_count=12)
+    return dataclasses.replace(
+        survey,
+        nt=100,
+        wavelet=100 * ricker(15.0, 1e-3, 100, 0.05),
+        grid=dataclasses.replace(survey.grid, depth_count=10),
+        boundary=dataclasses.replace(survey.boundary, width=100.0, start=(90.0, 110.0)),
+        name="tiny",
+    )
+
+
+def random_velocity(count, survey=None, seed=0):
+    grid = (survey or tiny_survey()).grid
+    return np.random.default_rng(seed).integers(1500, 3500, (count, *grid.shape)).astype(np.float32)
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.npy")}
+
+
+@pytest.mark.parametrize("layout", ["challenge", "openfwi"])
+def test_written_data_set_reads_back(tmp_path, layout):
+    survey, velocity = tiny_survey(), random_velocity(5)
+    assert simulate_dataset(velocity, survey, layout, tmp_path / "set", batch_size=2, file_size=3) == 5
+    dataset = open_dataset(tmp_path / "set")
+    assert len(dataset) == 5 and dataset.survey.gather_shape == (5, 100, 12)
+    expected = np.array(propagate(velocity, survey, max_velocity=4500.0))
+    if layout == "openfwi":
+        expected[:, :, -1] = 0
+        assert (np.load(tmp_path / "set" / "data" / "data1.npy")[:, :, -1] == 0).all()
+        assert len(np.load(tmp_path / "set" / "data" / "data2.npy")) == 2
+    for i in range(5):
+        np.testing.assert_allclose(dataset.gathers(i), expected[i], atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_allclose(dataset.velocity(i), velocity[i], rtol=1e-6)
+    # Nothing is simulated twice.
+    before = files_of(tmp_path)
+    assert simulate_dataset(velocity, survey, layout, tmp_path / "set", batch_size=4, file_size=3) == 0
+    assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("layout", ["challenge", "openfwi"])
+def test_interrupted_and_rebatched_runs_give_the_same_files(tmp_path, layout, monkeypatch):
+    survey, velocity = tiny_survey(), random_velocity(6)
+    velocity[4, 5, 5] = 6500  # needs a shorter time step, which must not touch its neighbours
+    simulate_dataset(velocity, survey, layout, tmp_path / "straight", batch_size=4, file_size=2)
+
+    from seisvel_jax.data import writers
+
+    name = "write_challenge_sample" if layout == "challenge" else "write_openfwi"
+    write, calls = getattr(writers, name), []
+
+    def stop_at_the_second(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return write(*args)
+
+    monkeypatch.setattr(writers, name, stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        simulate_dataset(velocity, survey, layout, tmp_path / "stopped", batch_size=3, file_size=2)
+    monkeypatch.undo()
+    left = simulate_dataset(velocity, survey, layout, tmp_path / "stopped", batch_size=3, file_size=2)
+    assert left == (5 if layout == "challenge" else 4)
+    assert files_of(tmp_path / "stopped") == files_of(tmp_path / "straight")
+
+
+def test_other_settings_or_foreign_files_are_refused(tmp_path):
+    survey, velocity = tiny_survey(), random_velocity(2)
+    simulate_dataset(velocity, survey, "challenge", tmp_path / "set")
+    before = files_of(tmp_path)
+    longer = dataclasses.replace(survey, dt=2e-3)
+    for changed in (
+        lambda: simulate_dataset(velocity + 1, survey, "challenge", tmp_path / "set"),
+        lambda: simulate_dataset(velocity, longer, "challenge", tmp_path / "set"),
+        lambda: simulate_dataset(velocity, survey, "openfwi", tmp_path / "set"),
+    ):
+        with pytest.raises(UserError, match="other settings"):
+            changed()
+    assert files_of(tmp_path) == before
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("keep me")
+    with pytest.raises(UserError, match="not of a simulation"):
+        simulate_dataset(velocity, survey, "challenge", foreign)
+    (tmp_path / "set" / "simulate.json").write_text("{")
+    with pytest.raises(UserError, match=r"simulate\.json"):
+        simulate_dataset(velocity, survey, "challenge", tmp_path / "set")
+    with pytest.raises(UserError, match="a file stands"):
+        simulate_dataset(velocity, survey, "challenge", foreign / "thesis.txt")
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda v: v / 1000, "km/s"),
+        (lambda v: v * 10, "300 to 9000"),
+        (lambda v: v[:, :7], "expected \\(depth, x\\)"),
+        (lambda v: v * np.nan, "NaN"),
+    ],
+)
+def test_bad_models_leave_no_folder_behind(tmp_path, bad, message):
+    with pytest.raises(UserError, match=message):
+        simulate_dataset(bad(random_velocity(2)), tiny_survey(), "challenge", tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+def test_finer_models_are_averaged_for_the_waves_and_picked_for_the_files():
+    survey = tiny_survey()
+    fine = np.full((30, 36), 1500.0, np.float32)
+    fine[14:] = 3000  # the cell of node 5 spans rows 14 to 16, that of node 4 rows 11 to 13
+    fine[:, 17:] = 2000
+    solved, written = read_model(command.ArrayVelocities(fine), 0, survey)
+    np.testing.assert_array_equal(written, fine[::3, ::3])
+    np.testing.assert_allclose(solved[:5, :5], 1500)
+    mean = 1 / np.sqrt((1 / 1500**2 + 2 / 2000**2) / 3)
+    np.testing.assert_allclose(average_slowness(fine, 3, (10, 12))[0, 6], 2000)
+    fine[:, 17:] = 1500
+    fine[:, 18:] = 2000
+    assert average_slowness(fine, 3, (10, 12))[0, 6] == pytest.approx(mean)
+
+
+def test_command_draws_random_models(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "use_all_cores", lambda: None)
+    (tmp_path / "tiny.json").write_text(json.dumps(tiny_survey().to_dict()))
+    options = Simulate(survey=str(tmp_path / "tiny.json"), output=tmp_path / "a", count=3, seed=7)
+    assert simulate(options) == 0
+    simulate(dataclasses.replace(options, output=tmp_path / "b", batch_size=2))
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b") and len(files_of(tmp_path / "a")) == 18
+    simulate(dataclasses.replace(options, output=tmp_path / "c", seed=8))
+    assert files_of(tmp_path / "c") != files_of(tmp_path / "a")
+    np.save(tmp_path / "velocity.npy", random_velocity(2)[:, None])
+    simulate(dataclasses.replace(options, count=None, models=tmp_path / "velocity.npy", output=tmp_path / "d"))
+    assert len(open_dataset(tmp_path / "d")) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"count": None}, "--count N"),
+        ({"survey": "openfwy"}, "expected openfwi, speed-and-structure"),
+        ({"grid_spacing": -5.0}, "--grid-spacing"),
+        ({"dt": float("nan")}, "--dt"),
+        ({"sponge_width": 100.0}, "--sponge-width"),
+        ({"models": "missing.npy"}, "missing.npy"),
+    ],
+)
+def test_bad_options(tmp_path, change, message, monkeypatch):
+    from pathlib import Path
+
+    monkeypatch.setattr(command, "use_all_cores", lambda: None)
+    options = {"survey": "openfwi", "output": tmp_path / "out", "count": 1, **change}
+    if "models" in change:
+        options["models"] = Path(change["models"])
+    with pytest.raises(UserError, match=message):
+        simulate(Simulate(**options))
+    assert not (tmp_path / "out").exists()
+
+
+def test_survey_of_options():
+    coarse = survey_of(Simulate("speed-and-structure", None, grid_spacing=5.0, dt=1e-3, sponge_width=500.0))
+    assert coarse.to_dict() == speed_and_structure(spacing=5, dt=1e-3, sponge=500).to_dict()
+    assert survey_of(Simulate("openfwi", None), (70, 190)).grid.shape == (70, 190)
