@@ -4,9 +4,9 @@
 
 A step is forward, backward and AdamW of a small VelocityNet on the challenge's geometry (5, 1001, 31) -> (252, 60).
 `separate` calls one jitted step K times; `unrolled`, `map` and `vmap` are one jitted function of stacked parameters.
-Under `taskset -c 0` all run on one core. The PyTorch version of the same network runs in a subprocess of its own interpreter, member after member. Medians of
-wall time and of CPU time; CPU time is the steadier of the two where others use the machine. Writes
-benchmarks/results/ensemble_step_<backend>.{json,md}.
+The PyTorch version of the same network runs in a subprocess of its own interpreter, member after member. Under
+`taskset -c 0` all run on one core. Medians of wall time and of CPU time; CPU time is the steadier of the two where
+others use the machine. Writes benchmarks/results/ensemble_step_<backend>.{json,md}.
 """
 
 import argparse
