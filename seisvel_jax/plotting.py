@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogFormatter
 
 from seisvel_jax import metrics
 from seisvel_jax.files import whole_file
@@ -147,28 +148,31 @@ def draw_samples(  # noqa: PLR0917
 def draw_history(path: Path, records: Sequence[Mapping[str, Any]], title: str = "") -> None:
     """Training history from the records of `metrics.jsonl`: losses, and validation MAPE, against the step.
 
-    A record is a dict with "step" and numbers, or lists of numbers with one entry a member. Every key with "mape" in it
-    goes to the MAPE panel (in per cent), every key with "loss" in it to the loss panel (logarithmic); others are not
-    drawn. Values that are not finite leave gaps.
+    A record is a dict with "step", perhaps "kind" ("train", "validation"), and numbers, or lists of numbers with one
+    entry a member. Every key with "mape" in it goes to the MAPE panel (in per cent), every key with "loss" in it to the
+    loss panel; others are not drawn. Values that are not finite leave gaps. The ensemble's own "mape" is the bold line.
     """
     panels = {"loss": _series(records, "loss"), "mape": _series(records, "mape")}
     figure = _figure(11.0, 4.5, title)
     for axes, (kind, series) in zip(figure.subplots(1, 2), panels.items()):
         for name, (steps, values) in series.items():
             scaled = 100 * values if kind == "mape" else values
-            ensemble = kind == "mape" and any(word in name for word in ("ensemble", "weighted"))
-            marker = "." if len(steps) < 50 else None
-            axes.plot(
-                steps, scaled, label=name, marker=marker, lw=2.5 if ensemble else 1.2, zorder=3 if ensemble else 2
-            )
+            style: dict[str, Any] = {"lw": 1.2}
+            if name in ("mape", "validation mape"):
+                style = {"lw": 2.8, "color": "black", "zorder": 3}
+            elif name.startswith("train ") and kind == "mape":
+                style = {"lw": 0.8, "ls": ":"}
+            axes.plot(steps, scaled, label=name, marker="." if len(steps) < 50 else None, **style)
         axes.set_xlabel("step")
         axes.set_ylabel("MAPE (per cent)" if kind == "mape" else "loss")
         axes.grid(alpha=0.3)
         positive = [v for _, v in series.values() if np.isfinite(v).any() and np.nanmin(v) > 0]
         if series and len(positive) == len(series):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
         if series:
-            axes.legend(fontsize=7)
+            axes.legend(fontsize=7, ncols=1 + len(series) // 12)
         else:
             axes.text(0.5, 0.5, "nothing recorded", ha="center", transform=axes.transAxes)
     _write(figure, path)
@@ -252,12 +256,13 @@ def velocity_panel(
 def _series(records: Sequence[Mapping[str, Any]], word: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     points: dict[str, list[tuple[float, float]]] = {}
     for record in records:
+        kind = f"{record['kind']} " if "kind" in record else ""
         for key, value in record.items():
             if word not in key.lower() or isinstance(value, str | bool | Mapping) or "step" not in record:
                 continue
             several = np.ndim(value) > 0
             for member, number in enumerate(np.ravel(np.asarray(value, np.float64))):
-                name = f"{key} {member}" if several else key
+                name = kind + (f"{key} {member}" if several else key)
                 points.setdefault(name, []).append((float(record["step"]), float(number)))
     series = {}
     for name, pairs in points.items():

@@ -70,6 +70,8 @@ def test_history_separates_members_and_kinds():
         {"step": 20, "loss": [1.0, 2.0], "mape_member": [0.2, np.nan], "mape": 0.1},
     ]
     loss, mape = plotting._series(records, "loss"), plotting._series(records, "mape")
+    kinds = [{"kind": kind, "step": 1, "mape": 0.5} for kind in ("train", "validation")]
+    assert list(plotting._series(kinds, "mape")) == ["train mape", "validation mape"]
     assert list(loss) == ["loss 0", "loss 1"] and loss["loss 1"][1].tolist() == [4.0, 2.0]
     assert list(mape) == ["mape_member 0", "mape_member 1", "mape"] and np.isnan(mape["mape_member 1"][1]).all()
 
