@@ -4,6 +4,7 @@ CONFIG is a file such as configs/speed_and_structure.py; `CONFIG --help` lists i
 on where a run stopped; Ctrl-C saves first. RUN then holds checkpoints, metrics.jsonl, tensorboard and figures.
 """
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -109,7 +110,10 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
     start = int(state.step)
     evaluated = start if metadata["validation"].get("step") == start else None
     write_config(workdir / "config.json", {name: metadata[name] for name in ("config", "survey", "samples")})
+    cleanup = contextlib.ExitStack()
+    cleanup.callback(checkpoints.close)
     records = Records(workdir, start, names, tensorboard=config.tensorboard)
+    cleanup.callback(records.close)
     validate = Validation(config, predict, samples, held_out, names, workdir, records)
     _say_first_lines(config, abstract, training=len(training), validation=len(validation), used=len(held_out))
     say(f"steps       {config.steps} of {config.batch_size} samples, from step {start}")
@@ -123,7 +127,7 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
     bar = progress(
         None, config.name, total=config.steps * config.batch_size, unit="sample", initial=start * config.batch_size
     )
-    with StopSignals() as stop, bar:
+    with cleanup, StopSignals() as stop, bar:
         for step in range(start, config.steps + 1):
             due = evaluated != step and (step % config.eval_every == 0 or step == config.steps)
             if due or stop.received:
@@ -148,8 +152,6 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
                 bar.set_postfix_str(f"loss {shown:.4f}", refresh=False)
             pending = (step + 1, metrics)
             bar.update(config.batch_size)
-    records.close()
-    checkpoints.close()
     if stop.received:
         raise Interrupted(stop.received)
     return {"step": int(state.step), **metadata["validation"]}

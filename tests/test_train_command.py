@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from training_support import CONFIG, SURVEY, write_data
+from training_support import CONFIG, QUICK, SURVEY, quick_compilation, write_data
 
 from seisvel_jax.config import replace as change
 from seisvel_jax.errors import UserError
@@ -28,12 +28,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
+def programs(tmp_path_factory):
     """Runs of one config share their compiled programs: the tests then take seconds."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
+    folder = tmp_path_factory.mktemp("xla")
+    with quick_compilation(folder):
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -193,31 +192,52 @@ config = replace(CONFIG, tensorboard=True, figures=1)
 """
 
 
-def command(*words, **options):
+def command(*words, programs=None):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}"}
-    return [sys.executable, "-m", "seisvel_jax.train", *map(str, words)], {"env": environment, "text": True, **options}
+    if programs is not None:
+        environment |= {name.upper(): str(value) for name, value in QUICK.items()}
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(programs)
+    return [sys.executable, "-m", "seisvel_jax.train", *map(str, words)], {"env": environment, "text": True}
 
 
-def test_command_line(data, tmp_path):
+def test_command_line(data, tmp_path, programs, straight):
     (tmp_path / "c.py").write_text(CONFIG_FILE)
     words, options = command(
-        tmp_path / "c.py", "--data.path", data, "--workdir", tmp_path / "run", "--steps", 2, "--optim.b1", 0.8
+        tmp_path / "c.py",
+        "--data.path",
+        data,
+        "--workdir",
+        tmp_path / "run",
+        "--steps",
+        2,
+        "--log-every",
+        2,
+        programs=programs,
     )
     done = subprocess.run(words, capture_output=True, check=False, **options)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["step"] == 2
     for words in ("device", "members", "parameters", "9 to train on", "3 to validate", "steps", str(tmp_path / "run")):
         assert words in done.stderr
-    assert load_run(tmp_path / "run").config.optim.b1 == 0.8
+    assert load_run(tmp_path / "run").config.log_every == 2
     assert (tmp_path / "run" / "figures" / "validation_0.png").is_file()
     assert (tmp_path / "run" / "figures" / "history.png").is_file()
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
-def test_interrupting_the_command(data, tmp_path):
+def test_interrupting_the_command(data, tmp_path, programs, straight):
     (tmp_path / "c.py").write_text(CONFIG_FILE)
     words, options = command(
-        tmp_path / "c.py", "--data.path", data, "--workdir", tmp_path / "run", "--steps", 100000, "--eval-every", 50000
+        tmp_path / "c.py",
+        "--data.path",
+        data,
+        "--workdir",
+        tmp_path / "run",
+        "--steps",
+        900,
+        "--eval-every",
+        900,
+        programs=programs,
     )
     process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, **options)
     deadline = time.monotonic() + 120

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from seisvel_jax.survey import openfwi, speed_and_structure
-from seisvel_jax.training.augment import AugmentConfig, augment, band_limited_noise, mirror
+from seisvel_jax.training.augment import augment, band_limited_noise, mirror
+from seisvel_jax.training.config import AugmentConfig
 
 SURVEY = speed_and_structure(spacing=20, dt=2e-3)
 OFF = AugmentConfig.off()

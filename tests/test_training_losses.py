@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from seisvel_jax.survey import Boundary, Grid, Survey, openfwi, speed_and_structure
-from seisvel_jax.training.losses import LossConfig, direct_times, loss_terms, weighted_sum
+from seisvel_jax.training.config import LossConfig
+from seisvel_jax.training.losses import direct_times, loss_terms, weighted_sum
 
 GRID = Grid(20, 16, 10.0)
 

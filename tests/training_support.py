@@ -1,8 +1,12 @@
 """A small experiment for the training tests: noise for gathers, layers for velocity; seconds to compile."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from seisvel_jax.config import Config
 from seisvel_jax.data.pipeline import DataConfig
@@ -47,7 +51,7 @@ CONFIG = Config(
     name="tiny",
     groups=(GroupConfig(MODEL, members=2),),
     data=DataConfig(split_by="none", validation_fraction=0.25, read_threads=1),
-    optim=OptimConfig(learning_rate=1e-2, warmup_steps=2),
+    optim=OptimConfig(learning_rate=1e-2, warmup_steps=2, cycle_steps=1000),
     augment=AugmentConfig(trace_dropout=0.0, shift=0.0, frequency_mask=0.0, time_mask=0.0),
     batch_size=2,
     steps=6,
@@ -57,6 +61,30 @@ CONFIG = Config(
     figures=0,
     tensorboard=False,
 )
+
+
+QUICK = {
+    "jax_disable_most_optimizations": True,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+"""Compiling is what these tests would spend their time on: with little optimisation, and once for each program."""
+
+
+@contextlib.contextmanager
+def quick_compilation(folder: Path | None = None) -> Iterator[None]:
+    """Little optimisation, and compiled programs shared through `folder`."""
+    wanted = QUICK | {"jax_compilation_cache_dir": None if folder is None else str(folder)}
+    before = {name: jax.config.values[name] for name in wanted}
+    for name, value in wanted.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 def arrays(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

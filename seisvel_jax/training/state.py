@@ -28,7 +28,9 @@ class TrainState:
 
 def init_state(groups: tuple, survey: Survey, optimizer: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:
     """The state of a new run, made in one jitted call."""
-    return jax.jit(lambda k: _new_state(groups, survey, optimizer, k))(key)
+    # Committed to its device as a restored state is, so that a run that goes on runs the very same program.
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.jit(lambda k: _new_state(groups, survey, optimizer, k), out_shardings=place)(key)
 
 
 def abstract_state(groups: tuple, survey: Survey, optimizer: optax.GradientTransformation) -> TrainState:
