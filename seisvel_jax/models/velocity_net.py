@@ -33,6 +33,8 @@ from seisvel_jax.models.layers import (
 from seisvel_jax.survey import Survey
 
 WAVELENGTHS = 12
+FIRST_GUESS = 1800.0
+"""m/s. A query starts out looking at the tokens of the two-way time 2 depth / FIRST_GUESS."""
 
 
 def of_lengths(metres: jax.Array | np.ndarray) -> jax.Array:
@@ -122,6 +124,8 @@ class VelocityNet(nnx.Module):
             self.refine_in = conv(1, config.refine_channels, (3, 3), dtype, rngs)
             self.refine_out = conv(config.refine_channels, 1, (3, 3), dtype, rngs)
         draw_kernels(self, rngs.params(), leave_zero=("refine_out",))
+        for layer in self.decoder:
+            align(layer.cross_attention)
 
     def __call__(self, gathers: jax.Array, survey: Survey, *, dropout_key: jax.Array | None = None) -> jax.Array:
         """Gathers `[batch, source, time, receiver]` to velocity `[batch, depth, x]` m/s float32 on `survey.grid`.
@@ -145,6 +149,9 @@ class VelocityNet(nnx.Module):
         rows, across = depths.size, columns.size
         places = np.stack([np.repeat(depths, across), np.tile(columns, rows)], axis=-1)
         queries = self.query(of_lengths(places).reshape(rows * across, -1)).astype(jnp.float32)
+        # The depth once more, as the time its reflection would come back at, in the tokens' own embedding of time.
+        echo = of_times(2 * places[:, 0] / FIRST_GUESS)
+        queries = queries + self.token_place.when(echo).astype(jnp.float32)
         queries = jnp.broadcast_to(queries[None], (batch, rows * across, width))
         for index, turn in enumerate(self.decoder):
             key = subkey(dropout_key, 1000 + index)
@@ -216,6 +223,18 @@ class Place(nnx.Module):
         when = self.when(of_times(times)).astype(jnp.float32)[None, :, None]
         shape = (batch * source, len(times), receiver, where.shape[-1])
         return jnp.broadcast_to(where, shape) + jnp.broadcast_to(when, shape)
+
+
+def align(attention: Attention) -> None:
+    """Give queries the kernel of the keys, so that at first like attends to like: a depth to its own two-way time.
+
+    Without it the network spends its first few hundred steps finding out when a depth is heard (docs/network.md).
+    """
+    both = attention.keys_values.kernel[...]
+    width = both.shape[0]
+    keys = 1.5 * both[:, :width]
+    attention.queries.kernel[...] = keys
+    attention.keys_values.kernel[...] = jnp.concatenate([keys, both[:, width:]], axis=1)
 
 
 def positions(places: jax.Array | np.ndarray, batch: int) -> jax.Array:
