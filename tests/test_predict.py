@@ -224,7 +224,7 @@ class _Usage:
     [
         ("submission.zip", "expected one of: .npz"),
         ("submission", "expected one of"),
-        ("file/submission.npz", "file/submission.npz: .*file"),
+        ("file/submission.npz", "file/submission.npz: cannot be written there"),
         ("folder.npz", "a folder stands where the file"),
         ("/proc/nowhere/submission.npz", "cannot be written"),
         ("/dev/null.npz/x.npz", "cannot be written"),

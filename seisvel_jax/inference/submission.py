@@ -55,7 +55,9 @@ def check_output(output: Path, *, names: tuple[str, ...], shape: tuple[int, int]
             part.write_bytes(b"0" * 4096)
         (output.parent / f".{output.name}.probe").unlink()
     except OSError as error:
-        raise UserError(f"{output}: cannot be written: {describe_os_error(error)}") from error
+        # Without the temporary name, which means nothing to the user.
+        reason = describe_os_error(OSError(error.errno, error.strerror))
+        raise UserError(f"{output}: cannot be written there: {reason}") from error
     # Finished samples as float32, then the file itself.
     need = len(names) * shape[0] * shape[1] * (4 + (8 if output.suffix == ".npz" else 4))
     free = shutil.disk_usage(output.parent).free
