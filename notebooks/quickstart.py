@@ -40,7 +40,9 @@ data = Path(os.environ.get("SEISVEL_DATA", demo / "test"))
 # %%
 samples = open_dataset(data)
 survey = samples.survey
-print(f"{len(samples)} samples in the layout '{samples.layout}', gathers {survey.gather_shape} at {1e3 * survey.dt:g} ms")
+print(
+    f"{len(samples)} samples in the layout '{samples.layout}', gathers {survey.gather_shape} at {1e3 * survey.dt:g} ms"
+)
 gathers, truth = samples.gathers(0), samples.velocity(0)
 
 duration = survey.dt * (survey.nt - 1)
