@@ -9,8 +9,11 @@ A STEP folder is complete or not there at all, and enough by itself to rebuild t
 the best by validation MAPE. Nothing in it is pickled.
 """
 
+import contextlib
 import json
+import logging
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +131,8 @@ def _load(step: Path, name: str, abstract: Any) -> Any:
         for path, leaf in paths
     }
     try:
-        have = ocp.checkpointables_metadata(step).metadata[name]
+        with _quiet():
+            have = ocp.checkpointables_metadata(step).metadata[name]
         have = {key: (tuple(leaf.shape), np.dtype(leaf.dtype)) for key, leaf in have.items()}
     except Exception as error:
         raise UserError(f"{step}: damaged: its {name} cannot be read ({_short(error)})") from error
@@ -140,7 +144,8 @@ def _load(step: Path, name: str, abstract: Any) -> Any:
             f"{have.get(key, 'absent')}, expected {_kind(want.get(key)) or 'absent'}: made by another version?"
         )
     try:
-        found = ocp.load_checkpointables(step, {name: want})[name]
+        with _quiet():
+            found = ocp.load_checkpointables(step, {name: want})[name]
     except Exception as error:
         raise UserError(f"{step}: damaged: its {name} cannot be read ({_short(error)})") from error
     return jax.tree.unflatten(tree, [found[_name(path)] for path, _ in paths])
@@ -157,6 +162,18 @@ def _name(path: Any) -> str:
 def _flat(tree: Any) -> dict[str, Any]:
     # Plain names, not the classes of optax and nnx: a new release of either may rename its own.
     return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # Orbax logs the traceback of what it raises; the user gets one line from us instead.
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _short(error: Exception) -> str:
@@ -211,16 +228,17 @@ class Checkpoints:
         step = int(state.step)
         mape = metadata["validation"].get("mape")
         try:
-            self._manager().save_checkpointables(
-                step,
-                {
-                    "state": _flat({"step": state.step, "params": state.params, "opt": state.opt_state}),
-                    "ema": _flat(state.ema),
-                },
-                force=True,
-                metrics=None if mape is None else {"mape": mape},
-                custom_metadata=metadata,
-            )
+            with _quiet():
+                self._manager().save_checkpointables(
+                    step,
+                    {
+                        "state": _flat({"step": state.step, "params": state.params, "opt": state.opt_state}),
+                        "ema": _flat(state.ema),
+                    },
+                    force=True,
+                    metrics=None if mape is None else {"mape": mape},
+                    custom_metadata=metadata,
+                )
         except Exception as error:
             raise UserError(
                 f"{self.folder / str(step)}: the checkpoint cannot be written ({_short(error)}): is the disk full? "
@@ -245,7 +263,9 @@ class Checkpoints:
     def close(self) -> None:
         """Let go of the folder."""
         if self._orbax is not None:
-            self._orbax.close()
+            # A save that failed has been reported; closing would report it again.
+            with _quiet(), contextlib.suppress(Exception):
+                self._orbax.close()
 
 
 class _Changed(UserError):
