@@ -116,6 +116,7 @@ def test_a_signal_saves_and_going_on_is_exact(straight, data, tmp_path):
     assert_same_run(straight[0], tmp_path)
 
 
+@pytest.mark.slow
 def test_a_signal_between_validations_is_saved_without_a_score(data, tmp_path, straight):
     from seisvel_jax import train as module
 
@@ -146,6 +147,7 @@ def test_a_finished_run_stays_as_it_is(straight, data):
     assert (run / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_not_finite_stops_with_step_and_member_and_is_not_saved(data, tmp_path):
     config = change(CONFIG, data__path=str(data), optim__learning_rate=1e30, optim__warmup_steps=0)
     with pytest.raises(UserError, match=r"velocity_net/[01].*not finite|not finite.*velocity_net/[01]") as error:
@@ -170,12 +172,14 @@ def test_mistakes_are_user_errors(data, straight, tmp_path):
     assert load_run(straight[0]).config.seed == 0
 
 
+@pytest.mark.slow
 def test_without_validation_the_latest_counts(data, tmp_path):
     config = change(CONFIG, data__path=str(data), data__validation_fraction=0.0)
     assert train(replace(config, steps=1), tmp_path) == {"step": 1}
     assert load_run(tmp_path).step == 1
 
 
+@pytest.mark.slow
 def test_training_off_the_main_thread(data, tmp_path):
     found = []
     config = change(CONFIG, data__path=str(data))

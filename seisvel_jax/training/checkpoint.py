@@ -240,6 +240,8 @@ class Checkpoints:
                     custom_metadata=metadata,
                 )
         except Exception as error:
+            # Its threads fail one after the other and log tracebacks even after this; the run ends here anyway.
+            logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
             raise UserError(
                 f"{self.folder / str(step)}: the checkpoint cannot be written ({_short(error)}): is the disk full? "
                 "Earlier checkpoints are as they were"
