@@ -10,9 +10,11 @@ the best by validation MAPE. Nothing in it is pickled.
 """
 
 import contextlib
+import gc
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,11 +145,18 @@ def _load(step: Path, name: str, abstract: Any) -> Any:
             f"{step}: {len(wrong)} arrays do not fit the model of its config, first {name}/{key}: "
             f"{have.get(key, 'absent')}, expected {_kind(want.get(key)) or 'absent'}: made by another version?"
         )
+    problem = ""
     try:
         with _quiet():
             found = ocp.load_checkpointables(step, {name: want})[name]
     except Exception as error:
-        raise UserError(f"{step}: damaged: its {name} cannot be read ({_short(error)})") from error
+        problem = _short(error)
+    if problem:
+        # Outside of `except`, so that nothing holds the readers Orbax has left unfinished: each complains when it is
+        # collected, and is collected here, quietly.
+        with _quiet():
+            gc.collect()
+        raise UserError(f"{step}: damaged: its {name} cannot be read ({problem})")
     return jax.tree.unflatten(tree, [found[_name(path)] for path, _ in paths])
 
 
@@ -167,13 +176,17 @@ def _flat(tree: Any) -> dict[str, Any]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     # Orbax logs the traceback of what it raises; the user gets one line from us instead.
-    logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        sys.unraisablehook = hook
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 def _short(error: Exception) -> str:
