@@ -149,7 +149,11 @@ def nothing_here(path: Path) -> UserError:
 
 
 def _say_ignored(path: Path, ignored: list[Path]) -> None:
-    names = [p.name for p in ignored if not p.name.startswith(".") and p.name not in ("survey.json", "simulate.json", "README.md")]
+    names = [
+        p.name
+        for p in ignored
+        if not p.name.startswith(".") and p.name not in ("survey.json", "simulate.json", "README.md")
+    ]
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         say(f"{path}: ignored, as they are no gathers: {', '.join(names[:3])}{more}")
