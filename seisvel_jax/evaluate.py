@@ -276,7 +276,8 @@ def _draw(options: Evaluate, comparison: Comparison, rows: list[dict[str, Any]],
 
     assert options.figures is not None
     grid, dataset = comparison.grid, comparison.dataset
-    draw_by_depth(options.figures / "error_by_depth.png", curves, grid, f"MAPE by depth, {len(rows)} samples")
+    per_cent = {name: 100 * curve for name, curve in curves.items()}
+    draw_by_depth(options.figures / "error_by_depth.png", per_cent, grid, f"MAPE by depth, {len(rows)} samples")
     order = sorted(range(len(rows)), key=lambda sample: -rows[sample]["mape"])
     rest = order[options.worst :]
     middle = max(0, (len(rest) - options.worst) // 2)

@@ -10,6 +10,7 @@ from seisvel_jax.errors import UserError
 from seisvel_jax.models.config import GroupConfig, InversionNetConfig, VelocityNetConfig
 from seisvel_jax.models.ensemble import apply_member, graphdefs, init_member, init_params
 from seisvel_jax.models.layers import draw_kernels, interpolate, linear, pooling_matrix
+from seisvel_jax.models.velocity_net import blended, tent
 from seisvel_jax.survey import Grid, openfwi, speed_and_structure
 
 TINY = VelocityNetConfig(
@@ -156,7 +157,7 @@ def count(config, survey):
 
 def test_default_network_has_the_documented_size_and_shape():
     survey = speed_and_structure(dt=1e-3)
-    assert count(VelocityNetConfig(), survey) == 53_510_209  # docs/network.md
+    assert count(VelocityNetConfig(), survey) == 54_125_809  # docs/network.md
     groups = (GroupConfig(VelocityNetConfig()),)
     params = jax.eval_shape(lambda: init_member(groups[0], survey, jax.random.key(0))[1])
     gathers = jax.ShapeDtypeStruct((1, *survey.gather_shape), jnp.float32)
@@ -207,3 +208,25 @@ def test_kernels_are_drawn_at_lecuns_scale():
     assert np.std(pair.first.kernel[...]) == pytest.approx(400**-0.5, rel=0.03)
     assert np.std(pair.second.kernel[...]) == pytest.approx(50**-0.5, rel=0.03)
     assert abs(np.corrcoef(pair.first.kernel[...].ravel(), pair.second.kernel[...].ravel())[0, 1]) < 0.03
+
+
+def test_overlapping_patches_join_without_seams():
+    """Patches cut out of a plane give that plane back; a patch alone shows as a tent over its own neighbourhood."""
+    rows, columns, high, wide = 3, 4, 6, 5
+    depth, x = np.meshgrid(np.arange(-3, 22) - 0.0, np.arange(-3, 26) - 0.0, indexing="ij")
+    plane = (2 * depth - 3 * x).astype(np.float32)
+    patches = np.stack(
+        [
+            np.stack([plane[r * high : (r + 2) * high, c * wide : (c + 2) * wide] for c in range(columns)])
+            for r in range(rows)
+        ]
+    )
+    joined = blended(jnp.asarray(patches)[None])[0]
+    start = (high // 2, wide // 2)
+    want = plane[start[0] : start[0] + rows * high, start[1] : start[1] + columns * wide]
+    np.testing.assert_allclose(joined, want, atol=1e-4)
+    alone = np.zeros((1, rows, columns, 2 * high, 2 * wide), np.float32)
+    alone[0, 1, 1] = 1
+    shown = np.asarray(blended(jnp.asarray(alone)))[0]
+    np.testing.assert_allclose(shown[high - 3 : 3 * high - 3, wide - 2 : 3 * wide - 2], np.outer(tent(12), tent(10)))
+    assert shown.sum() == pytest.approx(high * wide)

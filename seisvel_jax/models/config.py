@@ -35,9 +35,9 @@ class VelocityNetConfig:
     moments: tuple[int, int] = (2, 4)
     """Cosine moments (time, receiver) that pooling keeps of each token's window; (1, 1) is the plain average."""
     patch_shape: tuple[int, int] = (20, 20)
-    """Pixels `(depth, x)` of the output patch of one decoder query."""
+    """Pixels `(depth, x)` between decoder queries; each predicts twice as far, faded into its neighbours."""
     refine_channels: int = 16
-    """Channels of the 3x3 convolutions that smooth the seams of the patches; 0 leaves them out."""
+    """Channels of the 3x3 convolutions over the assembled map; 0 leaves them out."""
     dropout: float = 0.1
     output: Literal["sigmoid", "softplus"] = "sigmoid"
     """`sigmoid`: within the bounds. `softplus`: above the lower bound, open upwards."""

@@ -119,7 +119,7 @@ class VelocityNet(nnx.Module):
         self.query = MLP(4 * WAVELENGTHS, width, width, dtype, rngs=rngs)
         self.decoder = nnx.List([DecoderLayer(config, rngs=rngs) for _ in range(config.decoder_layers)])
         self.decoder_norm = layer_norm(width, rngs)
-        self.head = MLP(width, width, math.prod(config.patch_shape), dtype, rngs=rngs)
+        self.head = MLP(width, width, 4 * math.prod(config.patch_shape), dtype, rngs=rngs)
         if config.refine_channels:
             self.refine_in = conv(1, config.refine_channels, (3, 3), dtype, rngs)
             self.refine_out = conv(config.refine_channels, 1, (3, 3), dtype, rngs)
@@ -158,8 +158,7 @@ class VelocityNet(nnx.Module):
             queries = self._block(lambda q, turn=turn, key=key: turn(q, tokens, key), queries)
         pixels = self.head(self.decoder_norm(queries)).astype(jnp.float32)
         high, wide = config.patch_shape
-        pixels = pixels.reshape(batch, rows, across, high, wide).swapaxes(2, 3)
-        pixels = pixels.reshape(batch, rows * high, across * wide)
+        pixels = blended(pixels.reshape(batch, rows, across, 2 * high, 2 * wide))
         if config.refine_channels:
             pixels = pixels + self._block(self._refine, pixels)
         return on_grid(bounded(pixels, config), config, survey)
@@ -263,6 +262,38 @@ def patch_centres(config: VelocityNetConfig, survey: Survey) -> tuple[np.ndarray
     for pixels, side in zip(pixel_counts(config, survey), config.patch_shape):
         centres.append((np.arange(-(-pixels // side)) * side + (side - 1) / 2) * config.spacing)
     return centres[0], centres[1]
+
+
+def blended(patches: jax.Array) -> jax.Array:
+    """Patches `[batch, row, column, 2 high, 2 wide]`, each twice as long and wide as its tile, as one map.
+
+    Neighbours overlap by half and are faded into each other by a tent that sums to 1, so there are no seams. Returns
+    `[batch, row * high, column * wide]`, where tile (0, 0) begins; at the rim the fewer patches there share the weight.
+    """
+    high, wide = patches.shape[3] // 2, patches.shape[4] // 2
+    window = (tent(2 * high)[:, None] * tent(2 * wide)).astype(np.float32)
+    total = _overlap_add(patches * window[None, None, None])
+    weight = _overlap_add(jnp.broadcast_to(window, (1, *patches.shape[1:])))
+    return total / jnp.broadcast_to(weight, total.shape)
+
+
+def tent(length: int) -> np.ndarray:
+    """Triangular window `[length]`; two of them half a length apart sum to 1."""
+    return 1 - np.abs((np.arange(length) + 0.5) * (2 / length) - 1)
+
+
+def _overlap_add(patches: jax.Array) -> jax.Array:
+    batch, rows, columns, high, wide = (*patches.shape[:3], patches.shape[3] // 2, patches.shape[4] // 2)
+    halves = patches.reshape(batch, rows, columns, 2, high, 2, wide)
+    end, start = (0, 1), (1, 0)
+
+    def shifted(part: jax.Array, axis: int, pad: tuple[int, int]) -> jax.Array:
+        return jnp.pad(part, [pad if a == axis else (0, 0) for a in range(part.ndim)])
+
+    blocks = shifted(halves[:, :, :, 0], 1, end) + shifted(halves[:, :, :, 1], 1, start)
+    blocks = shifted(blocks[..., 0, :], 2, end) + shifted(blocks[..., 1, :], 2, start)
+    joined = blocks.swapaxes(2, 3).reshape(batch, (rows + 1) * high, (columns + 1) * wide)
+    return joined[:, high // 2 : high // 2 + rows * high, wide // 2 : wide // 2 + columns * wide]
 
 
 def bounded(pixels: jax.Array, config: VelocityNetConfig) -> jax.Array:
