@@ -36,7 +36,6 @@ class Demo:
 VARIANTS = {
     "ensemble": (),
     "+ TTA": ("--tta",),
-    "+ post-processing": ("--post-process",),
     "+ TTA + post-processing": ("--tta", "--post-process"),
 }
 
