@@ -4,7 +4,8 @@
 
 A step is forward, backward and AdamW of a small VelocityNet on the challenge's geometry (5, 1001, 31) -> (252, 60).
 `separate` calls one jitted step K times; `unrolled`, `map` and `vmap` are one jitted function of stacked parameters.
-The PyTorch version of the same network runs in a subprocess of its own interpreter, member after member. Under
+The PyTorch version of the same network runs in a subprocess of its own interpreter, member after member, without
+torch.compile; it has the same shapes and products, with ones in place of the position features. Under
 `taskset -c 0` all run on one core. Medians of wall time and of CPU time; CPU time is the steadier of the two where
 others use the machine. Writes benchmarks/results/ensemble_step_<backend>.{json,md}.
 """
@@ -89,7 +90,8 @@ def run_jax(arguments: argparse.Namespace) -> list[dict]:
         params = jax.jit(lambda key, groups=groups: init_params(groups, survey, key))(jax.random.key(0))[0]
         moments = jax.vmap(optimizer.init)(params)
 
-        def one(params: Any, moments: Any, structure: Any = structure) -> tuple:
+        # The batch is an argument everywhere: as a constant XLA would compute part of the network while compiling.
+        def one(params: Any, moments: Any, gathers: Any, truth: Any, structure: Any = structure) -> tuple:
             def loss(params: Any) -> jax.Array:
                 return (jnp.abs(apply_member(structure, params, gathers, survey) - truth) / truth).mean()
 
@@ -97,28 +99,31 @@ def run_jax(arguments: argparse.Namespace) -> list[dict]:
             update, moments = optimizer.update(gradient, moments, params)
             return optax.apply_updates(params, update), moments, value
 
-        def unrolled(*stacked: Any, one: Callable = one, count: int = count) -> Any:
-            results = [one(*jax.tree.map(lambda leaf, k=k: leaf[k], stacked)) for k in range(count)]
+        def unrolled(params: Any, moments: Any, *batch: Any, one: Callable = one, count: int = count) -> Any:
+            stacked = (params, moments)
+            results = [one(*jax.tree.map(lambda leaf, k=k: leaf[k], stacked), *batch) for k in range(count)]
             return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 
         forms = {
             "unrolled": unrolled,
-            "map": lambda *stacked, one=one: jax.lax.map(lambda both: one(*both), stacked),
-            "vmap": jax.vmap(one),
+            "map": lambda params, moments, *batch, one=one: jax.lax.map(
+                lambda both: one(*both, *batch), (params, moments)
+            ),
+            "vmap": jax.vmap(one, in_axes=(0, 0, None, None)),
         }
         for form in arguments.forms:
             start = time.perf_counter()
             if form == "separate":
                 members = [jax.tree.map(lambda leaf, k=k: leaf[k], (params, moments)) for k in range(count)]
-                step = jax.jit(one).lower(*members[0]).compile()
+                step = jax.jit(one).lower(*members[0], gathers, truth).compile()
 
                 def call(step: Any = step, members: list = members) -> None:
-                    jax.block_until_ready([step(*both) for both in members])
+                    jax.block_until_ready([step(*both, gathers, truth) for both in members])
             else:
-                step = jax.jit(forms[form]).lower(params, moments).compile()
+                step = jax.jit(forms[form]).lower(params, moments, gathers, truth).compile()
 
                 def call(step: Any = step, params: Any = params, moments: Any = moments) -> None:
-                    jax.block_until_ready(step(params, moments))
+                    jax.block_until_ready(step(params, moments, gathers, truth))
 
             compiled = round(time.perf_counter() - start, 1)
             row = {"library": "jax", "form": form, "members": count, "compile_s": compiled}

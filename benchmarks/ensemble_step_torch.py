@@ -78,7 +78,7 @@ class Net(nn.Module):
         self.encoder = nn.ModuleList([Layer(width, heads) for _ in range(sizes["encoder_layers"])])
         self.decoder = nn.ModuleList([Layer(width, heads) for _ in range(sizes["decoder_layers"])])
         self.encoder_norm, self.decoder_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query, self.head = mlp(2 * POSITIONS, width, width), mlp(width, width, math.prod(sizes["patch_shape"]))
+        self.query, self.head = mlp(2 * POSITIONS, width, width), mlp(width, width, 4 * math.prod(sizes["patch_shape"]))
 
     def forward(self, gathers):
         batch, source, time_, receiver = gathers.shape
@@ -120,8 +120,23 @@ class Net(nn.Module):
             queries = queries + layer.first(normed, normed)
             queries = queries + layer.second(layer.norms[1](queries), tokens)
             queries = queries + layer.mlp(layer.norms[2](queries))
-        pixels = self.head(self.decoder_norm(queries)).view(batch, down, right, high, wide).transpose(2, 3)
-        return 1500 + 3000 * torch.sigmoid(pixels.reshape(batch, down * high, right * wide)[:, :252, :60])
+        pixels = self.head(self.decoder_norm(queries)).view(batch, down, right, 2 * high, 2 * wide)
+        window = tent(2 * high)[:, None] * tent(2 * wide)
+        pixels = overlap_add(pixels * window) / overlap_add(window.expand(1, *pixels.shape[1:]))
+        return 1500 + 3000 * torch.sigmoid(pixels[:, :252, :60])
+
+
+def tent(length):
+    return 1 - ((torch.arange(length) + 0.5) * (2 / length) - 1).abs()
+
+
+def overlap_add(patches):
+    batch, down, right, high, wide = *patches.shape[:3], patches.shape[3] // 2, patches.shape[4] // 2
+    halves = patches.reshape(batch, down, right, 2, high, 2, wide)
+    blocks = F.pad(halves[:, :, :, 0], (0, 0) * 4 + (0, 1)) + F.pad(halves[:, :, :, 1], (0, 0) * 4 + (1, 0))
+    blocks = F.pad(blocks[..., 0, :], (0, 0) * 2 + (0, 1)) + F.pad(blocks[..., 1, :], (0, 0) * 2 + (1, 0))
+    joined = blocks.transpose(2, 3).reshape(batch, (down + 1) * high, (right + 1) * wide)
+    return joined[:, high // 2 : high // 2 + down * high, wide // 2 : wide // 2 + right * wide]
 
 
 def main():

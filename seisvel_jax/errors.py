@@ -48,6 +48,9 @@ def describe_os_error(error: OSError) -> str:
         errno.ENOTDIR: "a file stands where a folder is needed: check the path",
         errno.EISDIR: "a folder stands where a file is needed: check the path",
     }.get(error.errno or 0, error.strerror or str(error))
+    if error.errno is None and "requested and" in str(error):
+        # What numpy says when it could not write a whole array: an OSError without errno or file.
+        cure = f"an array could not be written whole ({error}): is the disk full? What was there before is untouched"
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{cure}"
 

@@ -181,7 +181,7 @@ def _verdict(reports: list["Report"], overlaps: dict[str, Any]) -> str:
         if copies
         else ""
     )
-    return f"usable: {inspected} good samples{note}"
+    return f"usable: {inspected} good sample{'' if inspected == 1 else 's'}{note}"
 
 
 def _draw(folder: Path, dataset: Any, good: list[int], split: str) -> None:

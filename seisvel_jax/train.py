@@ -116,6 +116,7 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
     cleanup.callback(records.close)
     validate = Validation(config, predict, samples, held_out, names, workdir, records)
     _say_first_lines(config, abstract, training=len(training), validation=len(validation), used=len(held_out))
+    _warn_of_amplitudes(config, samples.gathers(int(training[0])))
     say(f"steps       {config.steps} of {config.batch_size} samples, from step {start}")
     say(f"output      {workdir}")
     if start >= config.steps and evaluated is not None:
@@ -332,6 +333,17 @@ def _say_first_lines(config: Config, params: tuple, *, training: int, validation
     say(f"data        {config.data.path}: {training} to train on ({epochs:.1f} epochs), {validation} to validate{seen}")
     if validation == 0:
         say("            no validation: the weights stay uniform, and the latest checkpoint counts as the best")
+
+
+def _warn_of_amplitudes(config: Config, gathers: np.ndarray) -> None:
+    """A network scaled for other amplitudes learns badly without failing: say so. `gathers` is any sample."""
+    rms = float(np.sqrt(np.mean(gathers.astype(np.float64) ** 2)))
+    for index, group in enumerate(config.groups):
+        if rms > 0 and not 0.2 < rms / group.model.amplitude < 5:
+            say(
+                f"warning: the gathers' root mean square is {rms:.3g}, and the model is scaled for "
+                f"{group.model.amplitude:.3g}: give --groups.{index}.model.amplitude {rms:.3g}"
+            )
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,7 @@ def test_a_full_disk_leaves_the_earlier_output(fake, data, tmp_path, monkeypatch
     assert zipfile.is_zipfile(output) and fake.calls >= calls
     with monkeypatch.context() as patch:
         patch.setattr(submission.shutil, "disk_usage", lambda path: _Usage())
-        with pytest.raises(UserError, match=r"0.00 GB are free"):
+        with pytest.raises(UserError, match=r"MB are free"):
             predict(options(data, output))
 
 

@@ -17,7 +17,7 @@ from training_support import CONFIG, QUICK, SURVEY, quick_compilation, write_dat
 
 from seisvel_jax.config import replace as change
 from seisvel_jax.errors import UserError
-from seisvel_jax.train import train
+from seisvel_jax.train import _warn_of_amplitudes, train
 from seisvel_jax.training.checkpoint import Checkpoints, load_run, read_metadata, step_folders
 from seisvel_jax.training.optim import make_optimizer
 from seisvel_jax.training.records import read_records
@@ -270,3 +270,11 @@ def test_first_words(words, said):
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert (done.returncode == 0) == (words == ["--help"])
+
+
+def test_amplitudes_far_from_the_config_are_named(capsys):
+    gathers = np.full((2, 32, 8), 50.0, np.float32)
+    _warn_of_amplitudes(CONFIG, gathers)
+    assert "root mean square is 50" in capsys.readouterr().err
+    _warn_of_amplitudes(CONFIG, gathers / 50)
+    assert capsys.readouterr().err == ""

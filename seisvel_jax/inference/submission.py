@@ -63,7 +63,7 @@ def check_output(output: Path, *, names: tuple[str, ...], shape: tuple[int, int]
     free = shutil.disk_usage(output.parent).free
     if need > free:
         raise UserError(
-            f"{output}: needs {need / 1e9:.2f} GB on the way, {free / 1e9:.2f} GB are free: free some space or choose "
+            f"{output}: needs {need / 1e6:,.0f} MB on the way, {free / 1e6:,.1f} MB are free: free some space or choose "
             "another place; what was there before is untouched"
         )
 
