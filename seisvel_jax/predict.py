@@ -17,7 +17,7 @@ from seisvel_jax.errors import UserError, run_command
 
 if TYPE_CHECKING:
     from seisvel_jax.data.dataset import Dataset
-    from seisvel_jax.inference.pretrained import Options, Predictor
+    from seisvel_jax.inference.predictor import Options, Predictor
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _load(options: Predict) -> "Predictor":
 
 
 def _options(options: Predict) -> "Options":
-    from seisvel_jax.inference.pretrained import Options
+    from seisvel_jax.inference.predictor import Options
 
     return Options(
         tta=options.tta,

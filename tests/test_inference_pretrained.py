@@ -8,7 +8,8 @@ from test_inference_tta import equivariant, gathers
 
 from seisvel_jax.data.resample import resample_gathers, resample_velocity
 from seisvel_jax.errors import UserError
-from seisvel_jax.inference.pretrained import Ensemble, Options, Predictor, other_experiment
+from seisvel_jax.inference.experiment import other_experiment
+from seisvel_jax.inference.predictor import Ensemble, Options, Predictor
 from seisvel_jax.survey import Grid, openfwi, speed_and_structure
 
 COARSE = speed_and_structure(spacing=20.0, dt=0.01)

@@ -21,7 +21,8 @@ from seisvel_jax.data.dataset import open_dataset
 from seisvel_jax.data.writers import write_challenge_sample, write_survey
 from seisvel_jax.errors import UserError
 from seisvel_jax.inference import pretrained, submission
-from seisvel_jax.inference.pretrained import Ensemble, Predictor, load
+from seisvel_jax.inference.predictor import Ensemble, Predictor
+from seisvel_jax.inference.pretrained import load
 from seisvel_jax.models.config import GroupConfig, VelocityNetConfig
 from seisvel_jax.models.ensemble import init_params, predict_members
 from seisvel_jax.predict import Predict, predict

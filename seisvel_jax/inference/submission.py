@@ -63,8 +63,8 @@ def check_output(output: Path, *, names: tuple[str, ...], shape: tuple[int, int]
     free = shutil.disk_usage(output.parent).free
     if need > free:
         raise UserError(
-            f"{output}: needs {need / 1e6:,.0f} MB on the way, {free / 1e6:,.1f} MB are free: free some space or choose "
-            "another place; what was there before is untouched"
+            f"{output}: needs {need / 1e6:,.0f} MB on the way, {free / 1e6:,.1f} MB are free: free some space or "
+            "choose another place; what was there before is untouched"
         )
 
 
