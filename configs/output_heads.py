@@ -2,7 +2,8 @@
 
     python -m seisvel_jax.train configs/output_heads.py --data.path demo/train --workdir RUN
 
-Hardware: 2 CPU cores. Time: TIME. Expected score: SCORE. Commit: COMMIT.
+Hardware: 2 CPU cores, shared. Time: 4 minutes on the demo's 480 samples. Expected score: validation MAPE of the members
+4.06 and 3.73 % (sigmoid), 4.08 and 4.09 % (softplus): no difference beyond the seeds. Commit: 67cd8c4.
 """
 
 import dataclasses
