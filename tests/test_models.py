@@ -85,6 +85,11 @@ def test_shots_are_a_set_of_gathers_with_positions_and_amplitudes():
     assert np.abs(call(params, gathers, SURVEY)[1] - velocity).max() > 1e-3 * np.ptp(velocity)
     gathers[1] = gathers[0] * np.asarray([1, 1, 2, 1, 1], np.float32)[:, None, None]
     assert np.abs(call(params, gathers, SURVEY)[1] - velocity).max() > 1
+    # All shots of a sample, and all samples of the batch, twice as strong: neither is divided out again.
+    gathers[1] = 2 * gathers[0]
+    once, twice = call(params, gathers, SURVEY), call(params, 2 * gathers, SURVEY)
+    assert np.abs(once[1] - once[0]).max() > 1
+    assert np.abs(twice - once).max() > 1
 
 
 def test_dropout_is_keyed_and_absent_without_a_key():
