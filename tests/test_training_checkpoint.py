@@ -28,7 +28,8 @@ def state():
 def at(state, step):
     """The state of step `step`: every float raised by the step, so that steps can be told apart."""
     moved = jax.tree.map(lambda leaf: leaf + step if leaf.dtype == np.float32 else leaf, state)
-    moved = TrainState(np.int32(step), moved.params, moved.opt_state, moved.ema)
+    ema = jax.tree.map(lambda leaf: leaf + np.float32(0.25), moved.ema)  # a new run's equals its params
+    moved = TrainState(np.int32(step), moved.params, moved.opt_state, ema)
     return jax.tree.map(jax.numpy.asarray, moved)
 
 
