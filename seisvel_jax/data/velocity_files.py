@@ -1,6 +1,7 @@
 """Velocity models wherever they lie: arrays, challenge folders and submissions, partners of OpenFWI gathers."""
 
 import zipfile
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -14,7 +15,7 @@ from seisvel_jax.errors import UserError
 from seisvel_jax.files import load_npy, npy_header, read_npy_header
 
 
-class Velocities:
+class Velocities(ABC):
     """Velocity models by index: `velocity(i)` is `[depth, x]` float32 m/s. Streams: holds no model in memory."""
 
     def __init__(self, path: Path, layout: str, names: list[str]):
@@ -26,9 +27,9 @@ class Velocities:
     def __len__(self) -> int:
         return len(self.names)
 
+    @abstractmethod
     def velocity(self, index: int) -> np.ndarray:
         """`[depth, x]` float32 m/s. Raises UserError naming the file."""
-        raise NotImplementedError
 
 
 def open_velocities(path: str | Path) -> Velocities:
