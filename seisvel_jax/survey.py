@@ -9,7 +9,7 @@ import json
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -47,17 +47,26 @@ def _nodes(length: float, spacing: float) -> int:
     return max(1, math.ceil(length / spacing - 1e-6))
 
 
+BoundaryKind = Literal["devito", "openfwi", "pml"]
+PML_CELLS = 10
+"""Cells of a convolutional PML where no width is given: it reflects about -50 dB (docs/physics.md)."""
+
+
 @dataclass(frozen=True)
 class Boundary:
-    """An absorbing sponge as the organisers of a data set built it; its echo is part of their data. Static."""
+    """What ends the model: a sponge as the organisers of a data set built it, whose echo is part of their data, or a
+    layer that absorbs. Static."""
 
-    kind: Literal["devito", "openfwi"]
-    """`devito`: Devito's "damp" profile. `openfwi`: the quadratic profile of the OpenFWI solver."""
+    kind: BoundaryKind
+    """`devito`: Devito's "damp" profile. `openfwi`: the quadratic profile of the OpenFWI solver. `pml`: a
+    convolutional perfectly matched layer, which hardly echoes."""
     width: float
-    """Metres of sponge on each side, top included."""
+    """Metres of absorbing layer on each side, top included; for `pml` a whole number of cells."""
     start: tuple[float, float]
-    """Depth and x in metres of the last node of the data set's own grid: the lower and the right-hand sponge begin
+    """Depth and x in metres of the last node of the data set's own grid: the lower and the right-hand layer begin
     there (the others at 0), whatever grid the experiment is solved on."""
+    free_surface: bool = False
+    """Pressure is 0 on the nodes at depth 0, and nothing absorbs on top."""
 
 
 @partial(
@@ -74,8 +83,10 @@ class Survey:
     receivers: Array
     """`[..., receiver, 2]` metres, `(x, depth)`; every shot is recorded by all of them."""
     wavelet: Array
-    """`[time]` source strength at `dt`: m^2 times the right-hand side, so it does not depend on the grid.
-    A solver on spacing h adds `(v dt)^2 wavelet / h^2` to the cell of the source."""
+    """Source strength at `dt`: m^2 times the right-hand side, so it does not depend on the grid.
+    A solver on spacing h adds `(v dt)^2 wavelet / h^2` to the cell of the source.
+    `[time]`: all sources alike. `[source, time]`: each its own. In both cases each source is one shot.
+    `[shot, source, time]`: encoded shots, of which each fires all sources at once."""
     dt: float
     """Seconds between recorded samples."""
     nt: int
@@ -88,18 +99,28 @@ class Survey:
     name: str
 
     @property
+    def shot_count(self) -> int:
+        """Gathers a sample: one a source, unless the shots are encoded."""
+        return self.wavelet.shape[0] if self.wavelet.ndim == 3 else self.sources.shape[-2]
+
+    @property
     def gather_shape(self) -> tuple[int, int, int]:
-        """`(source, time, receiver)`."""
-        return self.sources.shape[-2], self.nt, self.receivers.shape[-2]
+        """`(shot, time, receiver)`."""
+        return self.shot_count, self.nt, self.receivers.shape[-2]
 
     def resampled(self, *, spacing: float | None = None, dt: float | None = None) -> "Survey":
         """The same experiment on another grid spacing (m) and/or another sampling interval (s).
 
-        The wavelet is resampled through its spectrum: it must be band-limited below both Nyquist frequencies.
+        The wavelet is resampled along its time axis: it must be band-limited below both Nyquist frequencies. A
+        sponge keeps its metres, since it is part of the data; a PML keeps its cells and ends the new grid.
         """
         survey = self
         if spacing is not None and spacing != self.grid.spacing:
-            survey = dataclasses.replace(survey, grid=self.grid.resampled(spacing))
+            grid, boundary = self.grid.resampled(spacing), self.boundary
+            if boundary.kind == "pml":
+                width = round(boundary.width / self.grid.spacing) * spacing
+                boundary = dataclasses.replace(boundary, width=width, start=_last_node(grid))
+            survey = dataclasses.replace(survey, grid=grid, boundary=boundary)
         if dt is not None and not math.isclose(dt, self.dt, rel_tol=1e-6):
             nt = round((self.nt - 1) * self.dt / dt) + 1
             times = np.arange(nt) * dt
@@ -112,6 +133,8 @@ class Survey:
         """The survey seen from behind: x -> last node - x, then sources and receivers in ascending x again.
 
         Reversing source order, receiver order and the lateral axis of data AND using these positions is exact.
+        Wavelets of their own go with their sources. Encoded shots keep their order: there the gathers' first axis
+        must not be reversed.
         """
         last = (self.grid.x_count - 1) * self.grid.spacing
 
@@ -120,7 +143,8 @@ class Survey:
             turn, move = (np.asarray(pair, np.float32).reshape(*rank, 2) for pair in ((-1, 1), (last, 0)))
             return (positions * turn + move)[..., ::-1, :]
 
-        return dataclasses.replace(self, sources=flip(self.sources), receivers=flip(self.receivers))
+        wavelet = self.wavelet if self.wavelet.ndim == 1 else self.wavelet[..., ::-1, :]
+        return dataclasses.replace(self, sources=flip(self.sources), receivers=flip(self.receivers), wavelet=wavelet)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `Survey.from_dict` is its inverse."""
@@ -163,18 +187,22 @@ class Survey:
 
 
 def _refuse_senseless(survey: Survey) -> None:
-    """Raises UserError where a survey read from a file could not have been recorded."""
+    """Raises UserError where a survey that somebody wrote down could not have been recorded."""
     grid, boundary = survey.grid, survey.boundary
     counts = (grid.depth_count, grid.x_count)
     lengths = (grid.spacing, boundary.width, *boundary.start)
+    sources, kinds = survey.sources.shape[-2], get_args(BoundaryKind)
+    shape = survey.wavelet.shape
+    fits = survey.wavelet.size > 0 and len(shape) in (1, 2, 3) and shape[-2:-1] in ((), (sources,))
     for what, value, sensible, expected in (
         ("dt", survey.dt, 0 < survey.dt < math.inf, "seconds above 0"),
         ("nt", survey.nt, survey.nt >= 2, "2 samples or more"),
         ("record_start", survey.record_start, survey.record_start in (0, 1), "0 or 1"),
         ("grid", counts, all(isinstance(n, int) and n > 0 for n in counts), "whole numbers above 0"),
         ("grid and boundary", lengths, all(isinstance(n, int | float) for n in lengths), "numbers in metres"),
-        ("boundary", boundary.kind, boundary.kind in ("devito", "openfwi"), "devito or openfwi"),
-        ("wavelet", survey.wavelet.shape, survey.wavelet.ndim == 1 and survey.wavelet.size > 0, "(time,)"),
+        ("boundary", boundary.kind, boundary.kind in kinds, " or ".join(kinds)),
+        ("free_surface", boundary.free_surface, isinstance(boundary.free_surface, bool), "true or false"),
+        ("wavelet", shape, fits, f"(time,), ({sources} sources, time) or (shot, {sources} sources, time)"),
     ):
         if not sensible:
             raise UserError(f"survey {what} {value}, expected {expected}: correct it")
@@ -182,8 +210,127 @@ def _refuse_senseless(survey: Survey) -> None:
         raise UserError(
             f"survey grid and boundary {lengths}, expected spacing, width, two starts in metres: correct it"
         )
+    cells = boundary.width / grid.spacing
+    if boundary.kind == "pml" and abs(cells - round(cells)) > 1e-3:
+        raise UserError(
+            f"survey boundary {boundary.width:g} m on a spacing of {grid.spacing:g} m, expected a whole number of "
+            f"cells for a PML: use {max(1, round(cells)) * grid.spacing:g} m"
+        )
     if not np.isfinite(survey.wavelet).all():
         raise UserError("survey wavelet holds NaN or infinite values: correct it")
+
+
+def _last_node(grid: Grid) -> tuple[float, float]:
+    return (grid.depth_count - 1) * grid.spacing, (grid.x_count - 1) * grid.spacing
+
+
+def from_arrays(
+    sources: Any,
+    receivers: Any,
+    wavelet: Any,
+    *,
+    dt: float,
+    nt: int | None = None,
+    shape: tuple[int, int],
+    spacing: float,
+    boundary: BoundaryKind = "pml",
+    width: float | None = None,
+    free_surface: bool = False,
+    record_start: int = 0,
+    name: str = "survey",
+) -> Survey:
+    """A survey of your own; every value is checked.
+
+    sources `[..., source, 2]` and receivers `[..., receiver, 2]`: metres, `(x, depth)`, on or between the nodes of the
+    model. wavelet: `[time]`, `[source, time]` or `[shot, source, time]` at `dt` seconds (`Survey.wavelet`). nt:
+    recorded samples a trace, default as long as the wavelet. shape: `(depth, x)` nodes; spacing in metres. width:
+    metres of the absorbing layer, default 10 cells. The arrays are kept as float32. Raises UserError naming the
+    argument, its value, what was expected and the cure.
+    """
+    depth_count, x_count = _whole_pair(shape)
+    arrays = [_floats(which, values) for which, values in _named(sources=sources, receivers=receivers, wavelet=wavelet)]
+    numbers = _named(dt=dt, spacing=spacing, **({} if width is None else {"width": width}))
+    for which, value in numbers:
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
+            unit = "seconds" if which == "dt" else "metres"
+            raise UserError(f"{which} {value!r}, expected {unit} above 0: correct it")
+    for which, count in _named(nt=arrays[2].shape[-1] if nt is None else nt, record_start=record_start):
+        if isinstance(count, bool) or not isinstance(count, int | np.integer):
+            raise UserError(f"{which} {count!r}, expected a whole number: correct it")
+    grid = Grid(depth_count, x_count, float(spacing))
+    survey = Survey(
+        sources=arrays[0],
+        receivers=arrays[1],
+        wavelet=arrays[2],
+        dt=float(dt),
+        nt=int(arrays[2].shape[-1] if nt is None else nt),
+        grid=grid,
+        boundary=Boundary(
+            boundary, float(PML_CELLS * spacing if width is None else width), _last_node(grid), free_surface
+        ),
+        record_start=int(record_start),
+        name=str(name),
+    )
+    _refuse_misplaced(survey)
+    _refuse_senseless(survey)
+    if boundary == "openfwi" and survey.boundary.width <= grid.spacing:
+        raise UserError(f"width {width!r} of an openfwi sponge, expected more than one cell: widen it")
+    return survey
+
+
+def _named(**values: Any) -> list[tuple[str, Any]]:
+    return list(values.items())
+
+
+def _whole_pair(shape: Any) -> tuple[int, int]:
+    try:
+        depth_count, x_count = (int(count) for count in shape if count == int(count) and count > 0)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"shape {shape!r}, expected (depth, x), two whole numbers above 0: correct it") from error
+    return depth_count, x_count
+
+
+def _floats(which: str, values: Any) -> np.ndarray:
+    axes = "(time,), (source, time) or (shot, source, time)" if which == "wavelet" else f"({which[:-1]}, 2)"
+    try:
+        given = np.asarray(values)
+        if not (np.issubdtype(given.dtype, np.floating) or np.issubdtype(given.dtype, np.integer)):
+            raise TypeError(f"values of type {given.dtype}")
+        array = given.astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{which}: {error}, expected an array {axes} of numbers: correct it") from error
+    if array.size == 0 or array.ndim == 0:
+        raise UserError(f"{which} of shape {array.shape}, expected {axes}: correct it")
+    if not np.isfinite(array).all():
+        bad = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise UserError(f"{which}{list(bad)} is {given[bad]}, expected finite numbers: correct it")
+    return array
+
+
+def _refuse_misplaced(survey: Survey) -> None:
+    """Raises UserError where positions are of the wrong shape, off the model or on a surface that keeps them silent."""
+    last_depth, last_x = _last_node(survey.grid)
+    batches = set()
+    for which, positions in _named(sources=survey.sources, receivers=survey.receivers):
+        if positions.ndim not in (2, 3) or positions.shape[-1] != 2:
+            raise UserError(f"{which} of shape {positions.shape}, expected ({which[:-1]}, 2): x and depth in metres")
+        batches |= {len(positions)} if positions.ndim == 3 else set()
+        outside = (positions < 0) | (positions > np.asarray([last_x, last_depth]) * (1 + 1e-6))
+        if outside.any():
+            place = positions[outside.any(-1)][0]
+            raise UserError(
+                f"{which} at x {place[0]:g} m, depth {place[1]:g} m, expected x from 0 to {last_x:g} m and depth from "
+                f"0 to {last_depth:g} m: positions are (x, depth) in metres; correct them or enlarge the model"
+            )
+        if survey.boundary.free_surface and (positions[..., 1] == 0).any():
+            raise UserError(
+                f"{which} at depth 0 on a free surface, where pressure is always 0: put them at least part of a cell "
+                f"({survey.grid.spacing:g} m) deeper"
+            )
+    if len(batches) > 1:
+        raise UserError(
+            f"positions for {' and '.join(map(str, sorted(batches)))} samples, expected one batch: correct it"
+        )
 
 
 def read_survey(path: Any) -> Survey:
@@ -205,10 +352,13 @@ def _interpolate_band_limited(signal: np.ndarray, dt: float, times: np.ndarray) 
     # Quintic splines resolve what lies well below Nyquist to 1e-5 and, unlike an FFT, do not wrap the ends around.
     from scipy.interpolate import make_interp_spline
 
-    have = np.arange(signal.size) * dt
+    # Nothing is fired before or after the wavelet, so that a short one may be lengthened by zeros.
+    short = max(0, 6 - signal.shape[-1])
+    signal = np.pad(signal.astype(np.float64), [(0, 0)] * (signal.ndim - 1) + [(0, short)])
+    have = np.arange(signal.shape[-1]) * dt
     inside = times <= have[-1]
-    out = np.zeros(times.shape, np.float32)
-    out[inside] = make_interp_spline(have, signal.astype(np.float64), k=5)(times[inside])
+    out = np.zeros((*signal.shape[:-1], times.size), np.float32)
+    out[..., inside] = make_interp_spline(have, signal, k=5, axis=-1)(times[inside])
     return out
 
 
