@@ -121,10 +121,16 @@ def from_dict(values: Any, where: str = "config") -> Config:
 
 
 def load_config_file(path: str | os.PathLike) -> Config:
-    """The `config` of a Python config file. Raises UserError naming the file."""
+    """The `config` of a Python config file, or of a run's config.json. Raises UserError naming the file."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such config file; expected a Python file with `config = Config(...)`")
+    if path.suffix == ".json":
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))["config"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not the config.json of a training run ({error!r}): name another") from error
+        return from_dict(values, str(path))
     try:
         names = runpy.run_path(str(path))
     except UserError as error:

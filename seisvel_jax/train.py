@@ -355,6 +355,22 @@ class Options:
     """Where checkpoints, metrics and figures go; an earlier run there goes on."""
 
 
+def parse(arguments: list[str]) -> Options:
+    """The options of a command line whose first word is the config file. Raises UserError; tyro exits on a bad word."""
+    if not arguments or arguments[0].startswith("-"):
+        first = arguments[0] if arguments else "no words"
+        raise UserError(f"{first}: expected the config file first, e.g. configs/speed_and_structure.py")
+    default = Options(load_config_file(arguments[0]), workdir=tyro.MISSING)
+    return tyro.cli(
+        Options,
+        args=arguments[1:],
+        default=default,
+        prog=f"python -m seisvel_jax.train {arguments[0]}",
+        description=__doc__,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
 def main() -> int:
     """Entry point."""
     from seisvel_jax.training.signals import Interrupted
@@ -363,17 +379,7 @@ def main() -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if arguments else 2
-    if arguments[0].startswith("-"):
-        raise UserError(f"{arguments[0]}: expected the config file first, e.g. configs/speed_and_structure.py")
-    default = Options(load_config_file(arguments[0]), workdir=tyro.MISSING)
-    options = tyro.cli(
-        Options,
-        args=arguments[1:],
-        default=default,
-        prog=f"python -m seisvel_jax.train {arguments[0]}",
-        description=__doc__,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    options = parse(arguments)
     try:
         result = train(options.config, options.workdir)
     except Interrupted as stopped:

@@ -49,6 +49,16 @@ def test_every_config_survives_json_and_says_what_to_expect(path):
         assert word in text.split('"""')[1], f"{path.name}: its docstring lacks {word!r}"
 
 
+def test_the_config_of_a_run_is_a_config_file(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"config": to_dict(CONFIG)}))
+    assert load_config_file(path) == CONFIG
+    for broken in ("{", "[]", "{}", '{"config": {"name": 3}}'):
+        path.write_text(broken)
+        with pytest.raises(UserError, match=r"config\.json"):
+            load_config_file(path)
+
+
 def test_groups_of_both_kinds_survive_json():
     config = Config(name="both", groups=(*CONFIG.groups, GroupConfig(InversionNetConfig(width=0.25))))
     again = from_dict(json.loads(json.dumps(to_dict(config))))
