@@ -54,6 +54,9 @@ class Predict:
     """Only the first so many samples."""
     other_survey: bool = False
     """Allow data of another experiment than the runs were trained on (other positions, record length, extent)."""
+    shard: Annotated[tuple[int, int], tyro.conf.arg(metavar="I N")] = (0, 1)
+    """Only batch I, I + N, I + 2 N... into OUTPUT.part/. When the N commands with I = 0..N-1 are through, the same
+    command without --shard writes the file from what they did."""
 
 
 def predict(options: Predict) -> None:
@@ -80,11 +83,13 @@ def predict(options: Predict) -> None:
     finished = Finished(options.output, _made_with(options, predictor, dataset, names), fields=tuple(outputs))
 
     # A batch is predicted whole or not at all: resumed, every sample sits where it sat in the straight run.
-    batches = [batch for batch in chunks(len(names), options.batch_size) if not all(i in finished for i in batch)]
-    done = len(names) - sum(len(batch) for batch in batches)
+    ours = list(chunks(len(names), options.batch_size))[options.shard[0] :: options.shard[1]]
+    batches = [batch for batch in ours if not all(i in finished for i in batch)]
+    wanted = sum(len(batch) for batch in ours)
+    done = wanted - sum(len(batch) for batch in batches)
     if done:
-        say(f"{finished.folder}: {done} of {len(names)} samples are done already, going on from there")
-    with progress(None, "predict", total=len(names), initial=done) as bar:
+        say(f"{finished.folder}: {done} of {wanted} samples are done already, going on from there")
+    with progress(None, "predict", total=wanted, initial=done) as bar:
         for batch, gathers in _read_ahead(dataset, batches):
             fields = predictor.predict_fields(
                 gathers,
@@ -99,6 +104,9 @@ def predict(options: Predict) -> None:
                 finished.add(index, **{field: array[position] for field, array in fields.items()})
                 bar.update(1)
 
+    if options.shard != (0, 1):
+        say(f"{finished.folder}: {wanted} of {len(names)} samples, shard {options.shard[0]} of {options.shard[1]}")
+        return
     for field, output in outputs.items():
         samples = ((name, finished.read(field, index)) for index, name in enumerate(names))
         write_predictions(output, samples, len(names))
@@ -126,6 +134,8 @@ def _check(options: Predict) -> None:
     ):
         if value < least:
             raise UserError(f"{name}: {value}, expected at least {least}")
+    if not 0 <= options.shard[0] < options.shard[1]:
+        raise UserError(f"--shard {options.shard[0]} {options.shard[1]}: expected I N with 0 <= I < N")
     if options.deviation and options.output and options.deviation.absolute() == options.output.absolute():
         raise UserError(f"{options.deviation}: is --output too: give the deviation its own file")
     if options.figures is not None and options.figures.exists() and not options.figures.is_dir():

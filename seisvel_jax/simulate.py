@@ -57,6 +57,9 @@ class Simulate:
     """Samples simulated together; changes speed and memory, never the result."""
     file_size: int = 500
     """Samples a file in the openfwi layout."""
+    shard: Annotated[tuple[int, int], tyro.conf.arg(metavar="I N")] = (0, 1)
+    """Only file (or sample folder) I, I + N, I + 2 N...: the N commands with I = 0..N-1 fill one --output together,
+    with what a single command would write there."""
 
 
 class Velocities(Protocol):
@@ -110,14 +113,15 @@ def simulate_dataset(
     count: int | None = None,
     batch_size: int = 8,
     file_size: int = 500,
+    shard: tuple[int, int] = (0, 1),
     origin: dict[str, Any] | None = None,
 ) -> int:
     """Simulate `velocities` and write them in `layout` under `output`; return how many samples were new.
 
     velocities: `[N, depth, x]` m/s or an object with `names` and `velocity(i)`; other samplings of the same ground are
-    taken to `survey.grid`. `origin` is stored with the settings. What a stopped run left is kept; the settings must
-    be the same. Raises UserError for bad velocities, for positions or samplings that cannot be, and for a folder that
-    holds something else.
+    taken to `survey.grid`. `shard` (i, n): only every n-th file or sample folder from the i-th on. `origin` is stored
+    with the settings. What a stopped run left is kept; the settings must be the same. Raises UserError for bad
+    velocities, for positions or samplings that cannot be, and for a folder that holds something else.
     """
     from seisvel_jax.data.writers import write_challenge_sample, write_openfwi, write_survey
     from seisvel_jax.logging import progress
@@ -133,6 +137,7 @@ def simulate_dataset(
             count=count,
             batch_size=batch_size,
             file_size=file_size,
+            shard=shard,
             origin=origin,
         )
     total = len(velocities.names) if count is None else min(count, len(velocities.names))
@@ -141,6 +146,8 @@ def simulate_dataset(
             f"{output}: {total} models, batches of {batch_size}, files of {file_size}; expected at least 1 of each: "
             "correct --count, --batch-size or --file-size"
         )
+    if not 0 <= shard[0] < shard[1]:
+        raise UserError(f"--shard {shard[0]} {shard[1]}: expected I N with 0 <= I < N")
     read_model(velocities, 0, survey)  # a bad first model should not leave a folder behind
     _claim(output, _settings(velocities, total, survey, layout=layout, file_size=file_size, origin=origin))
     write_survey(output, survey)
@@ -151,11 +158,13 @@ def simulate_dataset(
 
     group = 1 if layout == "challenge" else file_size  # samples that are written together
     units = [range(first, min(first + group, total)) for first in range(0, total, group)]
-    missing = [unit for i, unit in enumerate(units) if not exists(i)]
+    ours = range(shard[0], len(units), shard[1])
+    missing = [units[i] for i in ours if not exists(i)]
     todo = [index for unit in missing for index in unit]
     simulator = Simulator(survey, min(batch_size, max(1, len(todo))))
     held: list[tuple[np.ndarray, np.ndarray]] = []  # simulated, waiting until their file is full
-    with progress(None, "simulate", total=total, initial=total - len(todo)) as bar:
+    wanted = sum(len(units[i]) for i in ours)
+    with progress(None, "simulate", total=wanted, initial=wanted - len(todo)) as bar:
         for first in range(0, len(todo), batch_size):
             indices = todo[first : first + batch_size]
             pairs = [read_model(velocities, i, survey) for i in indices]
@@ -272,6 +281,8 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: a file stands where the output folder should be: choose another --output")
     path = output / SETTINGS_FILE
+    # Listed before the settings are looked for: another shard may be claiming the folder right now.
+    strangers = output.is_dir() and any(not entry.name.startswith(".") for entry in output.iterdir())
     if path.exists():
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -283,7 +294,7 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
             what = ", ".join(f"{key} {found.get(key)}, now {settings.get(key)}" for key in plain) or "other models"
             raise UserError(f"{output}: simulated with other settings: {what}: choose another --output or remove it")
         return
-    if output.is_dir() and any(not entry.name.startswith(".") for entry in output.iterdir()):
+    if strangers:
         raise UserError(f"{output}: holds files that are not of a simulation: choose another --output or an empty one")
     with whole_file(path) as part:
         part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
@@ -354,12 +365,21 @@ def simulate(options: Simulate) -> int:
         count=options.count,
         batch_size=options.batch_size,
         file_size=options.file_size,
+        shard=options.shard,
         origin=origin,
     )
     kept = (len(models.names) if options.count is None else min(options.count, len(models.names))) - new
-    say(f"{options.output}: {new} samples simulated" + (f", {kept} were there" if kept else ""))
+    if options.shard != (0, 1):
+        say(f"{options.output}: {new} samples simulated in shard {options.shard[0]} of {options.shard[1]}")
+    else:
+        say(f"{options.output}: {new} samples simulated" + (f", {kept} were there" if kept else ""))
     return 0
 
 
+def main() -> int:
+    """Entry point."""
+    return simulate(tyro.cli(Simulate))
+
+
 if __name__ == "__main__":
-    run_command(lambda: simulate(tyro.cli(Simulate)))
+    run_command(main)

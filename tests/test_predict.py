@@ -107,6 +107,20 @@ def test_full_size_files_get_full_size_answers(fake, tmp_path, monkeypatch):
         assert archive["01BOBpFpr5YkZhAs32"].dtype == np.float64
 
 
+def test_shards_and_a_last_command_make_what_one_makes(fake, data, tmp_path, capsys):
+    straight, output = tmp_path / "straight.npz", tmp_path / "submission.npz"
+    predict(options(data, straight))
+    fake.calls = 0
+    for i in (2, 0, 1, 5):
+        predict(options(data, output, shard=(i, 6)))
+        assert not output.exists()
+    assert fake.calls == 3  # batches 2, 0 and 1 of four
+    predict(options(data, output))
+    assert fake.calls == 4 and output.read_bytes() == straight.read_bytes()
+    with pytest.raises(UserError, match="--shard"):
+        predict(options(data, output, shard=(3, 3)))
+
+
 def test_npy_and_deviation(fake, data, tmp_path):
     output, deviation = tmp_path / "velocity.npy", tmp_path / "deviation.npz"
     predict(options(data, output, deviation=deviation, figures=tmp_path / "figures", figure_count=2, limit=3))

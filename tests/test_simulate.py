@@ -81,6 +81,21 @@ def test_interrupted_and_rebatched_runs_give_the_same_files(tmp_path, layout, mo
     assert files_of(tmp_path / "stopped") == files_of(tmp_path / "straight")
 
 
+@pytest.mark.parametrize("layout", ["challenge", "openfwi"])
+def test_shards_together_make_what_one_run_makes(tmp_path, layout):
+    survey, velocity = tiny_survey(), random_velocity(5)
+    simulate_dataset(velocity, survey, layout, tmp_path / "straight", batch_size=2, file_size=2)
+    new = [
+        simulate_dataset(velocity, survey, layout, tmp_path / "set", batch_size=2, file_size=2, shard=(i, 4))
+        for i in (2, 0, 1, 3)
+    ]
+    assert new == ([1, 2, 1, 1] if layout == "challenge" else [1, 2, 2, 0])
+    assert files_of(tmp_path / "set") == files_of(tmp_path / "straight")
+    for shard in ((0, 0), (2, 2), (-1, 2)):
+        with pytest.raises(UserError, match="--shard"):
+            simulate_dataset(velocity, survey, layout, tmp_path / "set", shard=shard)
+
+
 def test_other_settings_or_foreign_files_are_refused(tmp_path):
     survey, velocity = tiny_survey(), random_velocity(2)
     simulate_dataset(velocity, survey, "challenge", tmp_path / "set")

@@ -77,7 +77,8 @@ class Finished:
         self.fields = fields
         told = self.folder / "made_with.json"
         wanted = json.loads(json.dumps(dict(fingerprint)))
-        if self.folder.is_dir():
+        # An empty one may be another shard's, which is just beginning.
+        if self.folder.is_dir() and any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
             try:
                 found = json.loads(told.read_text(encoding="utf-8"))
             except (OSError, ValueError):
