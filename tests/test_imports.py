@@ -80,5 +80,6 @@ def test_wave_needs_only_jax_and_numpy():
                     "functools",
                     "typing",
                     "collections",
+                    "warnings",
                     "seisvel_jax",
                 }, f"{path} imports {module}"
