@@ -1,0 +1,443 @@
+"""seisvel_jax on Modal: the commands of this package with a GPU, volumes and retries around them (docs/modal.md).
+
+    modal run --detach modal_train.py configs/speed_and_structure.py --data.path /data/train --workdir /runs/first
+    modal run --detach modal_train.py::train CONFIG --data.path /data/train --workdir /runs/first --gpu H100
+    modal run modal_train.py::{inspect,pack,simulate,train,resume,predict,submit,tensorboard} WORDS
+
+WORDS are those of `python -m seisvel_jax.NAME`, with the volumes at /data, /runs and /results, and besides
+--gpu NAME[:COUNT] and --shards N (how many containers simulate or predict). Nothing here decides what is computed.
+"""
+
+import contextlib
+import functools
+import importlib
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import modal
+import tyro
+
+from seisvel_jax.errors import UserError, run_command
+from seisvel_jax.logging import say
+
+DAY = 24 * 3600
+"""Seconds that Modal lets one call run at most. Work that takes longer goes on in a call of its own."""
+STOP_AFTER = DAY - 1800
+"""Seconds after which training saves and is handed to the next call: time enough for a validation and a checkpoint."""
+TRAINING_GPUS = ["A100-80GB", "A100-40GB", "H100", "H200"]
+"""What training runs on without --gpu: the first of these that is free."""
+SMALL_GPUS = ["L40S", "A10", "L4", "A100"]
+"""The same for simulating and predicting."""
+KNOWN_GPUS = ("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000")
+KNOWN_GPUS += ("H100", "H100!", "H200", "B200", "B200+")
+"""Of modal.com/docs/guide/gpu: the client itself takes any name, and Modal refuses it only after all is uploaded."""
+RETRIES = modal.Retries(max_retries=10, initial_delay=0.0)
+"""Each attempt goes on where the one before it stopped. Mistakes of the user are answers, not failures: not retried."""
+
+PYTHON = "3.12"
+PACKAGES = (
+    "jax[cuda12]==0.10.2",
+    "flax==0.12.8",
+    "optax==0.2.8",
+    "orbax-checkpoint==0.12.8",
+    "grain==0.2.18",
+    "numpy==2.4.6",
+    "scipy==1.17.1",
+    "jaxtyping==0.3.11",
+    "tyro==1.0.17",
+    "cattrs==26.2.1",
+    "tqdm==4.70.1",
+    "tensorboardX==2.6.5",
+    "matplotlib==3.11.2",
+    "tensorboard==2.21.0",
+)
+"""The dependencies of pyproject.toml at the versions that the test suite runs with, and the viewer."""
+
+image = (
+    modal.Image.debian_slim(PYTHON)
+    .uv_pip_install(*PACKAGES)
+    .env({"PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"})
+    .add_local_python_source("seisvel_jax")
+)
+DATA, RUNS, RESULTS = "/data", "/runs", "/results"
+NAMES = {DATA: "seisvel-data", RUNS: "seisvel-runs", RESULTS: "seisvel-results"}
+data, runs, results = (modal.Volume.from_name(name, create_if_missing=True, version=2) for name in NAMES.values())
+VOLUMES = {DATA: data, RUNS: runs, RESULTS: results}
+
+
+def mounted(*writable: str) -> dict[Any, Any]:
+    """All volumes at their places, read-only but for `writable`."""
+    return {place: v if place in writable else v.with_mount_options(read_only=True) for place, v in VOLUMES.items()}
+
+
+app = modal.App("seisvel-jax")
+LONG: dict[str, Any] = {"image": image, "timeout": DAY, "retries": RETRIES, "single_use_containers": True}
+
+
+# ---- in the container: the commands themselves, each answering with its exit code ----
+
+
+def exit_code(main: Callable[[], int | None]) -> int:
+    """Run `main` as a command line does; its exit code. An interruption stays one: Modal then starts the call anew."""
+    try:
+        run_command(main)
+    except SystemExit as done:
+        if done.code == 130:
+            raise KeyboardInterrupt from None
+        return int(done.code or 0)
+    return 0
+
+
+def command(name: str, words: Sequence[str], volume: modal.Volume | None = None) -> int:
+    """`python -m seisvel_jax.NAME WORDS` in this process; what it wrote is committed to `volume` however it ended."""
+    sys.argv = [f"seisvel_jax.{name}", *words]
+    try:
+        return exit_code(importlib.import_module(f"seisvel_jax.{name}").main)
+    finally:
+        if volume is not None:
+            volume.commit()
+
+
+@contextlib.contextmanager
+def interrupted_after(seconds: float) -> Iterator[threading.Event]:
+    """The signal of a preemption after `seconds`; the event that is given tells one from the other."""
+    time_is_up = threading.Event()
+
+    def interrupt() -> None:
+        time_is_up.set()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(seconds, interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield time_is_up
+    finally:
+        timer.cancel()
+
+
+def with_gpu(function: modal.Function, gpu: str | None) -> modal.Function:
+    """`function` on its own GPUs, or on the one asked for."""
+    return function if gpu is None else function.with_options(gpu=gpu)
+
+
+@app.function(**LONG, volumes=mounted())
+def run_inspect(words: list[str]) -> int:
+    """The inspect command."""
+    return command("inspect", words)
+
+
+@app.function(**LONG, volumes=mounted(DATA), cpu=4.0)
+def run_pack(words: list[str]) -> int:
+    """The pack command."""
+    return command("pack", words, data)
+
+
+@app.function(**LONG, volumes=mounted(DATA), gpu=SMALL_GPUS)
+def run_simulate_shard(words: list[str], shard: int, shards: int) -> int:
+    """One container's share of a simulation."""
+    return command("simulate", [*words, "--shard", str(shard), str(shards)], data)
+
+
+@app.function(**LONG, volumes=mounted())
+def run_simulate(words: list[str], shards: int, gpu: str | None = None) -> int:
+    """The simulate command, its shards side by side."""
+    return max(with_gpu(run_simulate_shard, gpu).starmap([(words, shard, shards) for shard in range(shards)]))
+
+
+@app.function(**LONG, volumes=mounted(RUNS), gpu=TRAINING_GPUS, cpu=8.0)
+def run_train(config: dict[str, Any], workdir: str, gpu: str | None = None, then: tuple | None = None) -> int | str:
+    """Train, or go on; the exit code, or the id of the call that goes on: with training, or with the submission `then`.
+
+    SIGINT (a preemption) saves, commits and is raised again, upon which Modal starts this same call elsewhere.
+    """
+    from seisvel_jax.config import from_dict
+    from seisvel_jax.train import train
+
+    def main() -> None:
+        print(json.dumps(train(from_dict(config), Path(workdir), on_commit=runs.commit)))
+
+    with interrupted_after(STOP_AFTER) as time_is_up:
+        try:
+            code = exit_code(main)
+        except KeyboardInterrupt:
+            if not time_is_up.is_set():
+                raise
+            return with_gpu(run_train, gpu).spawn(config, workdir, gpu, then).object_id
+    runs.commit()
+    return code if code or then is None else run_predict.spawn(*then).object_id
+
+
+@app.function(**LONG, volumes=mounted(RESULTS), gpu=SMALL_GPUS)
+def run_predict_shard(words: list[str], shard: int, shards: int) -> int:
+    """One container's share of a prediction."""
+    return command("predict", [*words, "--shard", str(shard), str(shards)], results)
+
+
+@app.function(**LONG, volumes=mounted(RESULTS), cpu=4.0)
+def run_predict(words: list[str], shards: int, gpu: str | None = None) -> int:
+    """The predict command: its shards side by side, then one file of what they did."""
+    code = max(with_gpu(run_predict_shard, gpu).starmap([(words, shard, shards) for shard in range(shards)]))
+    if code:
+        return code
+    results.reload()
+    return command("predict", words, results)
+
+
+@app.function(image=image, volumes=mounted(), max_containers=1)
+@modal.concurrent(max_inputs=100)
+@modal.wsgi_app()
+def board() -> Callable:
+    """TensorBoard of all runs; each look at its page takes up what was committed since."""
+    from tensorboard import program
+    from tensorboard.backend import application
+
+    viewer = program.TensorBoard()
+    viewer.configure(logdir=RUNS, load_fast="false", reload_interval=30)
+    provider, multiplexer = viewer._make_data_provider()
+    pages = application.TensorBoardWSGIApp(
+        viewer.flags, viewer.plugin_loaders, provider, viewer.assets_zip_provider, multiplexer
+    )
+
+    def fresh_pages(environ: dict, start_response: Callable) -> Any:
+        if environ.get("PATH_INFO") in ("/", "/data/plugins_listing"):
+            with contextlib.suppress(Exception):  # a file is just being read: next time
+                runs.reload()
+        return pages(environ, start_response)
+
+    return fresh_pages
+
+
+# ---- on the user's machine: everything that can be wrong is found before anything is spawned ----
+
+
+@dataclass(frozen=True)
+class OnModal:
+    """What the local commands do not have."""
+
+    gpu: str | None = None
+    """T4, L4, A10, L40S, A100-40GB, A100-80GB, H100, H200, B200, with :N for several."""
+    shards: int = 8
+    """Containers that simulate or predict at the same time."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is predicted, and where to."""
+
+    test: Path = Path(DATA) / "test"
+    """The samples to predict."""
+    output: Path | None = None
+    """Default: /results/NAME.npz, or NAME-STEP.npz."""
+    step: int | None = None
+    """One of the run's checkpoints (default: the best)."""
+
+    def words(self, workdir: Path) -> list[str]:
+        """Of the predict command, for the run `workdir`."""
+        checkpoint = workdir if self.step is None else workdir / "checkpoints" / str(self.step)
+        name = workdir.name if self.step is None else f"{workdir.name}-{self.step}"
+        output = self.output or Path(RESULTS) / f"{name}.npz"
+        chosen = ("--checkpoint", checkpoint, "--data", self.test, "--output", output, "--tta", "--post-process")
+        return [str(word) for word in chosen]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run meant."""
+
+    workdir: Path
+    """/runs/NAME."""
+
+
+def take(kind: type, words: Sequence[str]) -> tuple[Any, list[str]]:
+    """The fields of `kind` out of a command line, and the words left over."""
+    return tyro.cli(kind, args=list(words), return_unknown_args=True, add_help=False)
+
+
+def check_modal(options: OnModal) -> None:
+    """Raises UserError for a GPU or a number of shards that cannot be."""
+    if options.gpu is not None:
+        name, _, count = options.gpu.upper().partition(":")
+        if name not in KNOWN_GPUS or not re.fullmatch("[1-8]?", count) or options.gpu.endswith(":"):
+            raise UserError(
+                f"--gpu {options.gpu}: expected NAME or NAME:COUNT (1 to 8), one of {', '.join(KNOWN_GPUS)}"
+            )
+    if not 1 <= options.shards <= 1000:
+        raise UserError(f"--shards {options.shards}: expected 1 to 1000")
+
+
+def check_under(path: Path | str | None, place: str, option: str) -> str:
+    """`path` as text. Raises UserError where it does not lie on the volume at `place`, or leads out of it."""
+    text = str(path)
+    if not text.startswith(f"{place}/") or ".." in Path(text).parts:
+        raise UserError(f"{option} {text}: expected a path under {place}, where the volume {NAMES[place]} is")
+    return text
+
+
+def check_there(path: Path | str | None, place: str, option: str) -> str:
+    """`path` as text. Raises UserError where the volume at `place` does not have it."""
+    inner = check_under(path, place, option).removeprefix(place)
+    try:
+        found = VOLUMES[place].listdir(inner)
+    except (modal.exception.NotFoundError, modal.exception.InvalidError):
+        found = []
+    if not found:
+        raise UserError(
+            f"{option} {path}: not on the volume {NAMES[place]}: put it there with "
+            f"modal volume put {NAMES[place]} LOCAL {inner}, or look with modal volume ls {NAMES[place]}"
+        )
+    return str(path)
+
+
+def check_prediction(words: Sequence[str], *, made_later: bool = False) -> None:
+    """Raises UserError for predict words that cannot end well. `made_later`: its run is still to be trained."""
+    from seisvel_jax.inference.submission import FORMATS
+    from seisvel_jax.predict import Predict
+
+    options = tyro.cli(Predict, args=list(words))
+    for checkpoint in options.checkpoint:
+        (check_under if made_later else check_there)(checkpoint, RUNS, "--checkpoint")
+    check_there(options.data, DATA, "--data")
+    output = check_under(options.output, RESULTS, "--output")
+    if Path(output).suffix not in FORMATS:
+        raise UserError(f"--output {output}: expected a name ending in one of {', '.join(FORMATS)}")
+
+
+def wait(call: modal.FunctionCall) -> int:
+    """Follow a call, and those it is followed by, to the end; the exit code."""
+    while True:
+        say(f"{call.object_id}: running; it goes on without this terminal if started with --detach")
+        answer = call.get()
+        if not isinstance(answer, str):
+            return answer
+        call = modal.FunctionCall.from_id(answer)
+
+
+def training_options(words: Sequence[str]) -> Any:
+    """The train command's options. Without a config file they are those that the run in --workdir began with."""
+    from seisvel_jax.train import parse
+
+    if words and not words[0].startswith("-"):
+        options = parse(list(words))
+    else:
+        workdir = take(Run, words)[0].workdir
+        inner = check_there(workdir / "config.json", RUNS, "--workdir").removeprefix(RUNS)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "config.json"
+            path.write_bytes(b"".join(runs.read_file(inner)))
+            options = parse([str(path), *words])
+    check_under(options.workdir, RUNS, "--workdir")
+    check_there(options.config.data.path, DATA, "--data.path")
+    return options
+
+
+def start_training(options: Any, own: OnModal, then: tuple | None = None) -> int:
+    """Train, and follow it to the end."""
+    from seisvel_jax.config import to_dict
+
+    return wait(with_gpu(run_train, own.gpu).spawn(to_dict(options.config), str(options.workdir), own.gpu, then))
+
+
+def entrypoint(body: Callable[[OnModal, list[str]], int]) -> Callable[..., None]:
+    """Make `body`, which gets the words of a local command, a thing to start with `modal run modal_train.py::NAME`."""
+
+    @functools.wraps(body, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
+    def start(*words: str) -> None:
+        def checked() -> int:
+            own, rest = take(OnModal, words)
+            check_modal(own)
+            return body(own, rest)
+
+        run_command(checked)
+
+    del start.__wrapped__  # Modal reads the signature: any words
+    return app.local_entrypoint()(start)
+
+
+@entrypoint
+def main(own: OnModal, words: list[str]) -> int:
+    """Inspect the data, train or go on, submit: [CONFIG] --data.path D --workdir W [--test T] [--output O]."""
+    submission, words = take(Submission, words)
+    options = training_options(words)
+    prediction = submission.words(options.workdir)
+    check_prediction(prediction, made_later=True)
+    # Training itself starts the submission: with --detach nothing here is needed any more once it runs.
+    unusable = wait(run_inspect.spawn([options.config.data.path]))
+    return unusable or start_training(options, own, (prediction, own.shards))
+
+
+@entrypoint
+def train(own: OnModal, words: list[str]) -> int:
+    """Train, or go on: CONFIG --data.path /data/D --workdir /runs/W and any field of the config."""
+    if not words or words[0].startswith("-"):
+        raise UserError("expected the config file first, e.g. configs/speed_and_structure.py; resume goes without")
+    return start_training(training_options(words), own)
+
+
+@entrypoint
+def resume(own: OnModal, words: list[str]) -> int:
+    """Go on with the config that a run began with: --workdir /runs/W and fields that may change."""
+    if words and not words[0].startswith("-"):
+        raise UserError(f"{words[0]}: resume takes the run's own config: give --workdir /runs/W")
+    return start_training(training_options(words), own)
+
+
+@entrypoint
+def inspect(own: OnModal, words: list[str]) -> int:
+    """Look at data: the words of the inspect command."""
+    from seisvel_jax.inspect import Inspect
+
+    check_there(tyro.cli(Inspect, args=words).data, DATA, "inspect")
+    return wait(run_inspect.spawn(words))
+
+
+@entrypoint
+def pack(own: OnModal, words: list[str]) -> int:
+    """Pack data into large files: the words of the pack command."""
+    return wait(run_pack.spawn(words))
+
+
+@entrypoint
+def simulate(own: OnModal, words: list[str]) -> int:
+    """Simulate data in --shards containers: the words of the simulate command."""
+    from seisvel_jax.simulate import Simulate
+
+    options = tyro.cli(Simulate, args=words)
+    check_under(options.output, DATA, "--output")
+    if options.models is not None:
+        check_there(options.models, DATA, "--models")
+    return wait(run_simulate.spawn(words, own.shards, own.gpu))
+
+
+@entrypoint
+def predict(own: OnModal, words: list[str]) -> int:
+    """Predict in --shards containers, into one file: the words of the predict command."""
+    check_prediction(words)
+    return wait(run_predict.spawn(words, own.shards, own.gpu))
+
+
+@entrypoint
+def submit(own: OnModal, words: list[str]) -> int:
+    """The submission of a run, or of one of its checkpoints: --workdir /runs/W [--step S] [--test T] [--output O]."""
+    run, words = take(Run, words)
+    submission, words = take(Submission, words)
+    prediction = [*submission.words(run.workdir), *words]
+    check_prediction(prediction)
+    return wait(run_predict.spawn(prediction, own.shards, own.gpu))
+
+
+@entrypoint
+def tensorboard(own: OnModal, words: list[str]) -> int:
+    """TensorBoard of all runs, until Ctrl-C."""
+    print(board.get_web_url())
+    threading.Event().wait()
+    return 0
