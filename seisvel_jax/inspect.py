@@ -25,7 +25,7 @@ class Inspect:
     """Options of the command."""
 
     data: tyro.conf.Positional[str]
-    """Folder of samples (challenge or OpenFWI layout), a root with train/ and test/, or one OpenFWI file."""
+    """Folder of samples (challenge or OpenFWI layout, or a pack), a root with train/ and test/, or one OpenFWI file."""
     figures: Path | None = None
     """Folder to draw a few samples into."""
     json: Path | None = None
@@ -134,7 +134,7 @@ def _table(report: "Report") -> str:
                     f"{velocity['min']:g} to {velocity['max']:g}",
                 )
             )
-            if report.layout == "challenge":
+            if report.survey.name == "speed-and-structure":
                 rows.append(
                     (
                         "  water, salt",

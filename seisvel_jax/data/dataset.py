@@ -6,6 +6,8 @@ from typing import Protocol
 import numpy as np
 
 from seisvel_jax.data import challenge, openfwi
+from seisvel_jax.data.packed import PACK_FILE, SHARD_NAME, PackedDataset, is_pack
+from seisvel_jax.data.split import file_group
 from seisvel_jax.errors import UserError
 from seisvel_jax.files import npy_header
 from seisvel_jax.logging import say
@@ -17,7 +19,7 @@ class Dataset(Protocol):
 
     path: Path
     layout: str
-    """`challenge` or `openfwi`."""
+    """`challenge`, `openfwi` or `packed`."""
     names: tuple[str, ...]
     """Unique: the challenge's sample id, a competition file's stem, `<stem>-<index>` in batch files."""
     survey: Survey
@@ -66,18 +68,24 @@ class Subset:
         """File or folder the sample comes from."""
         return self.dataset.origin(self.indices[index])
 
+    def group(self, index: int) -> str:
+        """What a split by file keeps together."""
+        return file_group(self.dataset, self.indices[index])
+
 
 def open_dataset(path: str | Path, *, survey: Survey | None = None) -> Dataset:
-    """The samples at `path`: a folder of challenge samples, one such sample, OpenFWI files, or one OpenFWI file.
+    """The samples at `path`: challenge samples in a folder, or one of them; OpenFWI files, or one of them; a pack.
 
-    The survey is the one given, or `survey.json` in the folder or its parent, or the layout's own at the files'
-    sampling. Raises UserError naming what lies there, what was expected, and the cure.
+    The survey is the one given, or the pack's, or `survey.json` in the folder or its parent, or the layout's own at
+    the files' sampling. Raises UserError naming what lies there, what was expected, and the cure.
     """
     if str(path) == "":
         raise UserError("no data given: name a folder of samples (--data.path DATA/train)")
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder: check the path")
+    if is_pack(path) or path.name == PACK_FILE:
+        return PackedDataset(path if path.is_dir() else path.parent, survey)
     survey = survey or _survey_beside(path)
     if path.is_file():
         return _open_file(path, survey)
@@ -108,6 +116,8 @@ def split_folders(path: Path) -> list[Path]:
 def _open_file(path: Path, survey: Survey | None) -> Dataset:
     if path.name == challenge.VELOCITY_FILE or path.name.startswith("receiver_data_src_"):
         raise UserError(f"{path}: one file of a challenge sample: give the sample's folder, or the folder of samples")
+    if SHARD_NAME.match(path.name) and is_pack(path.parent):
+        raise UserError(f"{path}: one file of a pack, whose numbers need pack.json: give the folder {path.parent}")
     if path.suffix != ".npy":
         raise UserError(
             f"{path}: a file of kind '{path.suffix}', expected a .npy file of gathers or a folder of samples: "
@@ -144,7 +154,7 @@ def nothing_here(path: Path) -> UserError:
         return UserError(f"{path}: its samples lie one folder deeper (it holds {seen}): give that folder")
     return UserError(
         f"{path}: holds no samples (only {seen}), expected challenge folders with receiver_data_src_*.npy and "
-        "vp_model.npy, or OpenFWI files data*.npy, seis*.npy, X_seis.npy: check the path (docs/data.md)"
+        "vp_model.npy, OpenFWI files data*.npy, seis*.npy, X_seis.npy, or a pack: check the path (docs/data.md)"
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from seisvel_jax.data.challenge import VELOCITY_FILE
 from seisvel_jax.data.dataset import Dataset
 from seisvel_jax.data.openfwi import velocity_partner
+from seisvel_jax.data.packed import PackedDataset
 from seisvel_jax.errors import UserError
 from seisvel_jax.files import npy_header
 from seisvel_jax.survey import Survey
@@ -194,6 +195,8 @@ def survey_facts(survey: Survey) -> dict[str, Any]:
 
 def _file_dtypes(dataset: Dataset, index: int) -> dict[str, str]:
     """Dtypes of the sample's files by what they hold; of several kinds the first that is not float32."""
+    if isinstance(dataset, PackedDataset):
+        return dataset.stored_dtypes()
     origin = dataset.origin(index)
     if dataset.layout == "challenge":
         gathers, velocity = sorted(origin.glob("receiver_data_src_*.npy")), [origin / VELOCITY_FILE]

@@ -60,6 +60,13 @@ def velocity_partner(path: Path) -> Path | None:
     return None
 
 
+def partner_path(path: Path) -> Path | None:
+    """Where the velocities of a file of gathers are written: the first place `velocity_partner` looks beside it."""
+    names = [re.sub(pattern, other, path.stem) for pattern, other in _PARTNERS if re.search(pattern, path.stem)]
+    folder = path.parent.with_name(_FOLDER_PARTNERS.get(path.parent.name, (path.parent.name,))[0])
+    return folder / f"{names[0]}.npy" if names else None
+
+
 def is_velocity_name(path: Path) -> bool:
     """Whether the name says velocities: model1, vel2_1_0, X_vel."""
     return bool(_VELOCITY_NAME.search(path.stem))

@@ -24,7 +24,7 @@ class DataConfig:
     """Which samples, on which sampling, in which order."""
 
     path: str = ""
-    """Folder of samples (challenge or OpenFWI layout), or one OpenFWI file."""
+    """Folder of samples (challenge or OpenFWI layout), one OpenFWI file, or a pack."""
     split_by: SplitBy = "file"
     """What stays together: samples of one file, of one name prefix (cube07_line012 -> cube07), or nothing."""
     validation_fraction: float = 0.1
@@ -71,16 +71,22 @@ def training_survey(dataset: "Dataset", config: DataConfig) -> "Survey":
 
     Raises UserError where `dt` would cut into the spectrum of the wavelet.
     """
-    survey = dataset.survey
-    if config.dt is not None and config.dt > survey.dt:
+    return resampled_survey(dataset.survey, config.grid_spacing, config.dt, option="--data.dt")
+
+
+def resampled_survey(survey: "Survey", spacing: float | None, dt: float | None, *, option: str) -> "Survey":
+    """`survey` every `spacing` metres and `dt` seconds. Raises UserError naming `option` where `dt` cuts into the
+    spectrum of the wavelet.
+    """
+    if dt is not None and dt > survey.dt:
         highest = _highest_frequency(np.asarray(survey.wavelet, np.float64), survey.dt)
         longest = 0.3 / highest  # resampling keeps 0.6 of the Nyquist frequency 1 / (2 dt)
-        if config.dt > longest * (1 + 1e-6):
+        if dt > longest * (1 + 1e-6):
             raise UserError(
-                f"--data.dt {config.dt:g} s would remove part of a signal that reaches {highest:.0f} Hz, "
+                f"{option} {dt:g} s would remove part of a signal that reaches {highest:.0f} Hz, "
                 f"expected at most {longest:.1e} s: give a smaller one"
             )
-    return survey.resampled(spacing=config.grid_spacing, dt=config.dt)
+    return survey.resampled(spacing=spacing, dt=dt)
 
 
 def _highest_frequency(wavelet: np.ndarray, dt: float) -> float:

@@ -52,9 +52,15 @@ def split_indices(
     return np.setdiff1d(everything, held), held
 
 
+def file_group(dataset: "Dataset", index: int) -> str:
+    """The file or folder that the sample came from: where it lies, or what a pack remembers of where it lay."""
+    group = getattr(dataset, "group", None)
+    return str(dataset.origin(index)) if group is None else group(index)
+
+
 def _group(dataset: "Dataset", index: int, split_by: SplitBy) -> str:
     if split_by == "file":
-        return str(dataset.origin(index))
+        return file_group(dataset, index)
     if split_by == "prefix":
         return re.sub(r"[_-][^_-]*$", "", dataset.names[index])
     return dataset.names[index]

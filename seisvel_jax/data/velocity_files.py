@@ -11,6 +11,7 @@ import numpy as np
 from seisvel_jax.data import challenge, openfwi
 from seisvel_jax.data.checks import finite_float32, sane_velocity
 from seisvel_jax.data.dataset import nothing_here, open_dataset
+from seisvel_jax.data.packed import is_pack
 from seisvel_jax.errors import UserError
 from seisvel_jax.files import load_npy, npy_header, read_npy_header
 
@@ -21,7 +22,7 @@ class Velocities(ABC):
     def __init__(self, path: Path, layout: str, names: list[str]):
         self.path = path
         self.layout = layout
-        """`array`, `challenge`, `submission` or `openfwi`."""
+        """`array`, `challenge`, `submission`, `openfwi` or `packed`."""
         self.names = tuple(names)
 
     def __len__(self) -> int:
@@ -37,11 +38,14 @@ def open_velocities(path: str | Path) -> Velocities:
 
     Takes `.npy` `(N, 1, depth, x)`, `(N, depth, x)` or `(depth, x)` in m/s; a folder of such files; a challenge folder
     (`vp_model.npy`, km/s, lateral first); a submission `.npz` (the same under each sample's name); a file or folder of
-    OpenFWI gathers, whose partner files are read under the gathers' names. Raises UserError naming file and cure.
+    OpenFWI gathers, whose partner files are read under the gathers' names; a pack. Raises UserError naming file
+    and cure.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder: check the path")
+    if is_pack(path):
+        return _OfDataset(path)
     if path.is_file():
         if path.suffix == ".npz":
             return _Submission(path)
@@ -108,13 +112,13 @@ class _ChallengeModels(Velocities):
 
 
 class _OfDataset(Velocities):
-    """Partner files of OpenFWI gathers, under the gathers' names."""
+    """Partner files of OpenFWI gathers, or the models of a pack, under the gathers' names."""
 
     def __init__(self, path: Path):
         self._dataset = open_dataset(path)
         if not self._dataset.has_velocity:
             raise UserError(f"{path}: gathers without velocity files beside them: give the velocities' own file")
-        super().__init__(path, "openfwi", list(self._dataset.names))
+        super().__init__(path, self._dataset.layout, list(self._dataset.names))
 
     def velocity(self, index: int) -> np.ndarray:
         return self._dataset.velocity(index)
