@@ -211,10 +211,14 @@ def _refuse_senseless(survey: Survey) -> None:
             f"survey grid and boundary {lengths}, expected spacing, width, two starts in metres: correct it"
         )
     cells = boundary.width / grid.spacing
-    if boundary.kind == "pml" and abs(cells - round(cells)) > 1e-3:
+    if boundary.kind == "pml" and (round(cells) < 1 or abs(cells - round(cells)) > 1e-3):
         raise UserError(
             f"survey boundary {boundary.width:g} m on a spacing of {grid.spacing:g} m, expected a whole number of "
             f"cells for a PML: use {max(1, round(cells)) * grid.spacing:g} m"
+        )
+    if boundary.kind == "openfwi" and boundary.width <= grid.spacing:
+        raise UserError(
+            f"survey boundary {boundary.width:g} m, expected more than one cell of openfwi sponge: widen it"
         )
     if not np.isfinite(survey.wavelet).all():
         raise UserError("survey wavelet holds NaN or infinite values: correct it")
@@ -244,42 +248,39 @@ def from_arrays(
     sources `[..., source, 2]` and receivers `[..., receiver, 2]`: metres, `(x, depth)`, on or between the nodes of the
     model. wavelet: `[time]`, `[source, time]` or `[shot, source, time]` at `dt` seconds (`Survey.wavelet`). nt:
     recorded samples a trace, default as long as the wavelet. shape: `(depth, x)` nodes; spacing in metres. width:
-    metres of the absorbing layer, default 10 cells. The arrays are kept as float32. Raises UserError naming the
-    argument, its value, what was expected and the cure.
+    metres of the absorbing layer, default 10 cells (a sponge needs many times as many). The arrays are kept as float32.
+    Raises UserError naming the argument, its value, what was expected and the cure.
     """
-    depth_count, x_count = _whole_pair(shape)
-    arrays = [_floats(which, values) for which, values in _named(sources=sources, receivers=receivers, wavelet=wavelet)]
-    numbers = _named(dt=dt, spacing=spacing, **({} if width is None else {"width": width}))
-    for which, value in numbers:
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
-            unit = "seconds" if which == "dt" else "metres"
-            raise UserError(f"{which} {value!r}, expected {unit} above 0: correct it")
-    for which, count in _named(nt=arrays[2].shape[-1] if nt is None else nt, record_start=record_start):
-        if isinstance(count, bool) or not isinstance(count, int | np.integer):
-            raise UserError(f"{which} {count!r}, expected a whole number: correct it")
-    grid = Grid(depth_count, x_count, float(spacing))
+    places = _floats("sources", sources), _floats("receivers", receivers)
+    fired = _floats("wavelet", wavelet)
+    spacing = _above_zero("spacing", spacing, "metres")
+    grid = Grid(*_whole_pair(shape), spacing)
+    width = PML_CELLS * spacing if width is None else _above_zero("width", width, "metres")
     survey = Survey(
-        sources=arrays[0],
-        receivers=arrays[1],
-        wavelet=arrays[2],
-        dt=float(dt),
-        nt=int(arrays[2].shape[-1] if nt is None else nt),
+        *places,
+        wavelet=fired,
+        dt=_above_zero("dt", dt, "seconds"),
+        nt=_whole("nt", fired.shape[-1] if nt is None else nt),
         grid=grid,
-        boundary=Boundary(
-            boundary, float(PML_CELLS * spacing if width is None else width), _last_node(grid), free_surface
-        ),
-        record_start=int(record_start),
+        boundary=Boundary(boundary, width, _last_node(grid), free_surface),
+        record_start=_whole("record_start", record_start),
         name=str(name),
     )
     _refuse_misplaced(survey)
     _refuse_senseless(survey)
-    if boundary == "openfwi" and survey.boundary.width <= grid.spacing:
-        raise UserError(f"width {width!r} of an openfwi sponge, expected more than one cell: widen it")
     return survey
 
 
-def _named(**values: Any) -> list[tuple[str, Any]]:
-    return list(values.items())
+def _above_zero(which: str, value: Any, unit: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
+        raise UserError(f"{which} {value!r}, expected {unit} above 0: correct it")
+    return float(value)
+
+
+def _whole(which: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise UserError(f"{which} {value!r}, expected a whole number: correct it")
+    return int(value)
 
 
 def _whole_pair(shape: Any) -> tuple[int, int]:
@@ -296,7 +297,8 @@ def _floats(which: str, values: Any) -> np.ndarray:
         given = np.asarray(values)
         if not (np.issubdtype(given.dtype, np.floating) or np.issubdtype(given.dtype, np.integer)):
             raise TypeError(f"values of type {given.dtype}")
-        array = given.astype(np.float32)
+        with np.errstate(over="ignore"):  # what overflows is refused below
+            array = given.astype(np.float32)
     except (TypeError, ValueError) as error:
         raise UserError(f"{which}: {error}, expected an array {axes} of numbers: correct it") from error
     if array.size == 0 or array.ndim == 0:
@@ -311,7 +313,7 @@ def _refuse_misplaced(survey: Survey) -> None:
     """Raises UserError where positions are of the wrong shape, off the model or on a surface that keeps them silent."""
     last_depth, last_x = _last_node(survey.grid)
     batches = set()
-    for which, positions in _named(sources=survey.sources, receivers=survey.receivers):
+    for which, positions in (("sources", survey.sources), ("receivers", survey.receivers)):
         if positions.ndim not in (2, 3) or positions.shape[-1] != 2:
             raise UserError(f"{which} of shape {positions.shape}, expected ({which[:-1]}, 2): x and depth in metres")
         batches |= {len(positions)} if positions.ndim == 3 else set()
