@@ -55,6 +55,8 @@ def phase_error(order: int, points: float, coefficients: Coefficients = "taylor"
     For a wave along an axis of the grid, the worst direction. `courant` is `v dt / h` of the leapfrog; 0 takes time as
     exact. From `sin(w dt / 2) = (courant / 2) sqrt(S)`, S the symbol of minus the second derivative.
     """
+    if points == math.inf:
+        return 0.0
     k = 2 * np.pi / points
     root = math.sqrt(_symbol(second_derivative(order, coefficients)[1:], np.asarray([k]), 2)[0]) * k
     numerical = root if courant == 0 else 2 / courant * math.asin(courant * root / 2)
@@ -86,7 +88,7 @@ def _symbol(pairs: np.ndarray, k: np.ndarray, derivative: int) -> np.ndarray:
     """What the stencil makes of `exp(i k x)`, over what the derivative makes of it; k is `k h`, any shape."""
     j = np.arange(1, len(pairs) + 1)
     angle = k[..., None] * j
-    parts = 2 * np.sin(angle) / k[..., None] if derivative == 1 else 2 * (1 - np.cos(angle)) / k[..., None] ** 2
+    parts = 2 * np.sin(angle) / k[..., None] if derivative == 1 else (2 * np.sin(angle / 2) / k[..., None]) ** 2
     return parts @ pairs
 
 
