@@ -1,17 +1,26 @@
 """Files that appear whole or not at all, and arrays that are checked before anyone computes with them."""
 
 import contextlib
+import errno
+import json
 import math
 import os
+import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from seisvel_jax.errors import UserError
+
+MAX_JSON = 64 * 2**20
+"""Bytes of a JSON file that is read at all: the largest survey has a few megabytes."""
+MAX_ARRAY = 4 * 2**30
+"""Bytes of an array that is read into memory in one piece; larger ones are memory-mapped, or no sample of ours."""
 
 
 @contextlib.contextmanager
@@ -35,6 +44,80 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Have the contents of a file or the entries of a folder on the disk before going on."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what writers of `path` that were killed left beside it. Only where nobody else writes it now."""
+    left = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.part")
+    for entry in path.parent.iterdir() if path.parent.is_dir() else ():
+        if left.match(entry.name):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, what: str, name: str = ".lock") -> Iterator[None]:
+    """Hold `folder/name` for this process while the block runs. Raises UserError where another process holds it.
+
+    The lock goes with the process, however it ends. A file system without locks gives none, silently. `what` is what
+    the holder does, for the message.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    # Of the process, not of the open file: a second run within one process (a notebook) is not locked out.
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                holder = file.read(40).strip() or "another process"
+                raise UserError(
+                    f"{folder}: {holder} is {what} here now: wait for it, stop it, or choose another place"
+                ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The value in a JSON file. Raises UserError naming the file where it is missing, too large, or no JSON."""
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON:
+            raise UserError(f"{path}: {size / 2**20:.0f} MiB, expected at most {MAX_JSON // 2**20}: not a file of ours")
+        # Bounded again, as a pipe or a growing file has no size.
+        with open(path, "rb") as file:
+            content = file.read(MAX_JSON + 1)
+        return json.loads(content.decode("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no such file: check the path") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder stands where a file is needed: check the path") from None
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of thousands of digits; too deep
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not JSON, or damaged ({reason}): write it again") from error
 
 
 def npy_header(path: str | os.PathLike) -> tuple[tuple[int, ...], np.dtype]:
@@ -94,10 +177,16 @@ def load_npy(path: str | os.PathLike, *, memory_map: bool = False) -> np.ndarray
     """The array in a `.npy` file; never unpickles, never allocates more than the file holds.
 
     Raises UserError naming the file where it is missing, a folder, truncated, not `.npy`, of a dtype that is no real
-    number, or has no elements.
+    number, has no elements, or (unless memory-mapped) is larger than `MAX_ARRAY`: a sparse file claims any size.
     """
     path = Path(path)
-    npy_header(path)
+    shape, dtype = npy_header(path)
+    size = math.prod(shape) * dtype.itemsize
+    if size > MAX_ARRAY and not memory_map:
+        raise UserError(
+            f"{path}: shape {shape} {dtype} is {size / 2**30:.1f} GiB, expected one sample of at most "
+            f"{MAX_ARRAY / 2**30:g} GiB: store samples in files of their own"
+        )
     try:
         return np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
     except (ValueError, EOFError) as error:

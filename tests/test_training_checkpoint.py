@@ -1,18 +1,22 @@
 """Checkpoints: what is loaded is what was saved, and what is damaged or foreign is named."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
-from training_support import CONFIG, MODEL, SURVEY, arrays
+from training_support import CONFIG, SURVEY, arrays
 
 from seisvel_jax.config import to_dict
 from seisvel_jax.errors import UserError
-from seisvel_jax.models.config import GroupConfig
 from seisvel_jax.models.ensemble import predict_members
+from seisvel_jax.training import checkpoint as module
+from seisvel_jax.training import manifest
 from seisvel_jax.training.checkpoint import Checkpoints, load_run, step_folders
+from seisvel_jax.training.manifest import write_manifest
 from seisvel_jax.training.optim import make_optimizer
 from seisvel_jax.training.state import TrainState, abstract_state, init_state
 
@@ -145,6 +149,8 @@ def test_wrong_shapes_are_named(tmp_path, state):
     values = json.loads(path.read_text())
     values["custom_metadata"]["config"]["groups"][0]["model"]["width"] = 16
     path.write_text(json.dumps(values))
+    (path.parent / "manifest.json").unlink()
+    write_manifest(path.parent, 1)
     with pytest.raises(UserError, match=r"do not fit the model.*ema/"):
         load_run(tmp_path / "checkpoints" / "1")
 
@@ -159,16 +165,153 @@ def test_what_is_no_run_is_named(tmp_path):
         assert str(path) in str(error.value)
 
 
-def test_a_full_disk_keeps_the_last_good_one(tmp_path, state, monkeypatch):
+@pytest.mark.parametrize("call", ["_save", "write_manifest"])
+def test_a_full_disk_keeps_the_last_good_one(tmp_path, state, monkeypatch, call):
     save(tmp_path, state, {1: 0.3})
     checkpoints = Checkpoints(tmp_path)
-    manager = checkpoints._manager()
-    monkeypatch.setattr(
-        type(manager), "save_checkpointables", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left"))
-    )
+    original = getattr(module, call)
+
+    def full(*arguments):
+        original(*arguments)
+        raise OSError(28, "No space left")
+
+    monkeypatch.setattr(module, call, full)
     with pytest.raises(UserError, match=r"checkpoints/2.*cannot be written"):
         checkpoints.save(at(state, 2), metadata(0.1))
     monkeypatch.undo()
     checkpoints.close()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
     assert load_run(tmp_path).step == 1
-    assert GroupConfig(MODEL).members == 1
+    save(tmp_path, state, {2: 0.1})
+    assert load_run(tmp_path).step == 2
+
+
+def files_of(step):
+    return sorted(p for p in step.rglob("*") if p.is_file())
+
+
+def test_every_changed_byte_is_noticed_before_anything_is_parsed(tmp_path, state, monkeypatch):
+    save(tmp_path, state, {1: 0.3, 2: 0.1})
+    step = tmp_path / "checkpoints" / "2"
+    monkeypatch.setattr(module, "_load", lambda *a: pytest.fail("parsed"))
+    for path in files_of(step):
+        content = path.read_bytes()
+        if not content:
+            continue
+        for at_byte in (0, len(content) // 2, len(content) - 1):
+            changed = bytearray(content)
+            changed[at_byte] ^= 4
+            path.write_bytes(changed)
+            with pytest.raises(UserError, match=r"damaged|not JSON"):
+                resume_step(step)
+            path.write_bytes(content)
+        path.unlink()
+        with pytest.raises(UserError, match=r"damaged|not a checkpoint"):
+            resume_step(step)
+        path.write_bytes(content)
+    (step / "ema" / "more").write_text("x")
+    with pytest.raises(UserError, match="ema/more is not of it"):
+        resume_step(step)
+
+
+def resume_step(step):
+    return Checkpoints(step.parents[1])._read(step, ABSTRACT, metadata())
+
+
+def test_a_renamed_checkpoint_and_swapped_arrays_are_noticed(tmp_path, state):
+    save(tmp_path, state, {1: 0.3, 2: 0.1})
+    folder = tmp_path / "checkpoints"
+    (folder / "2" / "ema").rename(tmp_path / "ema")
+    (folder / "1" / "ema").rename(folder / "2" / "ema")
+    (tmp_path / "ema").rename(folder / "1" / "ema")
+    for step in ("1", "2"):
+        with pytest.raises(UserError, match=rf"checkpoints/{step}: damaged"):
+            load_run(folder / step)
+    with pytest.raises(UserError, match="none of the 2 checkpoints can be read: choose another --workdir"):
+        resume(tmp_path)
+    assert [p.name for p in step_folders(tmp_path)] == ["1", "2"]  # not moved away: somebody may mend them
+    (folder / "1" / "ema").rename(tmp_path / "ema")
+    (folder / "2" / "ema").rename(folder / "1" / "ema")
+    (folder / "2").rename(tmp_path / "2")
+    (folder / "1").rename(folder / "9")
+    with pytest.raises(UserError, match=r"holds step 1, expected 9: its name was changed"):
+        load_run(folder / "9")
+
+
+def test_a_checkpoint_from_a_newer_version_is_refused_not_skipped(tmp_path, state, monkeypatch):
+    save(tmp_path, state, {1: 0.3})
+    monkeypatch.setattr(manifest, "VERSION", 3)
+    save(tmp_path, state, {2: 0.1})
+    monkeypatch.undo()
+    for use in (lambda: load_run(tmp_path), lambda: resume(tmp_path)):
+        with pytest.raises(
+            UserError, match=r"made by seisvel_jax .*, format 3, expected at most 2: update seisvel_jax"
+        ):
+            use()
+    assert [p.name for p in step_folders(tmp_path)] == ["1", "2"]
+
+
+def test_checkpoints_from_before_checksums_are_read(tmp_path, state):
+    save(tmp_path, state, {1: 0.3})
+    step = tmp_path / "checkpoints" / "1"
+    (step / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"damaged: its manifest\.json is missing"):
+        load_run(step)
+    path = step / "_CHECKPOINT_METADATA"
+    values = json.loads(path.read_text())
+    del values["custom_metadata"]["version"]
+    del values["custom_metadata"]["config"]["log_every"]  # a field that a later version added
+    path.write_text(json.dumps(values))
+    assert load_run(step).step == 1
+    assert int(resume(tmp_path)[0].step) == 1
+    values["custom_metadata"]["config"]["forgotten"] = 1  # and one that it dropped
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match="forgotten"):
+        resume(tmp_path)
+    assert step.is_dir()
+
+
+def test_links_inside_a_checkpoint_are_not_followed(tmp_path, state):
+    save(tmp_path, state, {1: 0.3})
+    step = tmp_path / "checkpoints" / "1"
+    target = step / "ema" / "manifest.ocdbt"
+    target.rename(tmp_path / "elsewhere")
+    target.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"a link inside a checkpoint"):
+        load_run(step)
+
+
+def test_what_a_kill_leaves_is_tidied(tmp_path, state):
+    save(tmp_path, state, {1: 0.3, 2: 0.2})
+    folder = tmp_path / "checkpoints"
+    for name in (".3.part", ".3.part.orbax-checkpoint-tmp", ".0.gone", "4.orbax-checkpoint-tmp-1"):
+        (folder / name / "ema").mkdir(parents=True)
+    (folder / "2").rename(folder / ".2.old")  # killed between the two renames
+    assert int(resume(tmp_path)[0].step) == 2
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "2"]
+
+
+def test_a_step_is_saved_again(tmp_path, state):
+    """Interrupted between validations, then going on with another `eval_every`, which validates this very step."""
+    save(tmp_path, state, {3: None})
+    save(tmp_path, state, {3: 0.1})
+    assert load_run(tmp_path).metrics["mape"] == 0.1
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["3"]
+
+
+def test_a_second_process_is_kept_out(tmp_path):
+    script = (
+        "import sys, pathlib\n"
+        "from seisvel_jax.files import only_one\n"
+        "with only_one(pathlib.Path(sys.argv[1]), 'training'):\n"
+        "    print('held', flush=True); sys.stdin.read()\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=rf"process {other.pid} is training here now"):
+        resume(tmp_path)
+    other.kill()
+    other.communicate()
+    assert resume(tmp_path) is None
