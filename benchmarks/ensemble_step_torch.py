@@ -5,7 +5,7 @@ pooling, attention and decoder, so the same products. Channels-last convolutions
 AdamW: the fast forms of PyTorch. Prints JSON rows.
 """
 
-# ruff: noqa: D101, D102
+# ruff: noqa: D101
 import json
 import math
 import os

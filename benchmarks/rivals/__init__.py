@@ -1,0 +1,1 @@
+"""The solvers that `benchmarks/propagate.py` compares, one file each, behind one interface (solver.py)."""
