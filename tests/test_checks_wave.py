@@ -82,6 +82,7 @@ def test_highest_frequency_of_every_rank():
     for wavelet, expected in (
         (low, 23.97),
         (np.stack([low, 1e-3 * high]), 59.92),  # each by its own spectrum, however weak
+        (np.stack([high, low]), 59.92),
         (np.stack([[low, 0 * low], [0 * low, low]]), 23.97),
         (0 * low, 0.0),
     ):
