@@ -30,6 +30,7 @@ FREE_FIELDS = frozenset(
         "log_every",
         "figures",
         "tensorboard",
+        "mesh_member",
         "data.path",
         "data.read_threads",
         "data.prefetch",
@@ -67,6 +68,8 @@ class Config:
     figures: int = 4
     """Validation samples drawn at each validation; 0 = none."""
     tensorboard: bool = True
+    mesh_member: int | None = None
+    """Devices that share the members; the others divide the batch. None: as many as divide them (docs/devices.md)."""
 
     def __post_init__(self) -> None:
         smallest = {"steps": 0, "figures": 0}

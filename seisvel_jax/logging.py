@@ -7,6 +7,13 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
+_silent = False
+
+
+def silence(silent: bool) -> None:
+    """Whether this process keeps quiet: of several that work as one only the first talks."""
+    global _silent  # noqa: PLW0603
+    _silent = silent
 
 
 def progress(
@@ -30,11 +37,14 @@ def progress(
         miniters=None if terminal else 1,
         ascii=None if terminal else True,
         file=sys.stderr,
+        disable=_silent,
     )
 
 
 def say(message: str) -> None:
     """A line to the user on stderr that does not tear a progress bar; stdout is for results."""
+    if _silent:
+        return
     with tqdm.external_write_mode(file=sys.stderr):
         print(message, file=sys.stderr, flush=True)
 

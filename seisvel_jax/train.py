@@ -22,6 +22,8 @@ from seisvel_jax.errors import UserError, run_command
 from seisvel_jax.logging import progress, say
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from seisvel_jax.survey import Survey
     from seisvel_jax.training.records import Records
 
@@ -41,6 +43,9 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
     from seisvel_jax.data.split import split_indices
     from seisvel_jax.models.ensemble import apply_member, member_names
     from seisvel_jax.training.checkpoint import Checkpoints
+    from seisvel_jax.training.distributed import Agreement, is_first
+    from seisvel_jax.training.memory import out_of_memory_explained
+    from seisvel_jax.training.mesh import make_mesh, place_rows, say_mesh
     from seisvel_jax.training.optim import learning_rate, make_optimizer
     from seisvel_jax.training.records import Records
     from seisvel_jax.training.signals import Interrupted, StopSignals
@@ -51,9 +56,12 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"{workdir}: a file stands where --workdir is to be a folder: choose another")
 
-    # ---- data ----
-    if not config.data.path:
-        raise UserError("no data: give the folder of training samples with --data.path DATA")
+    # ---- devices ----
+    mesh = make_mesh(config)
+    agree = Agreement(mesh)
+    process_count = jax.process_count()
+
+    # ---- data: each process reads its own rows of every batch ----
     dataset = open_data(config.data)
     survey = training_survey(dataset, config.data)
     samples = Resampled(dataset, survey, config.data.cache_gib)
@@ -72,10 +80,12 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
         samples,
         training,
         survey,
-        config.batch_size,
+        config.batch_size // process_count,
         config.data.seed,
         read_threads=config.data.read_threads,
         prefetch=config.data.prefetch,
+        process_index=jax.process_index(),
+        process_count=process_count,
     )
     held_out = spread(validation, config.validation_samples)
 
@@ -88,8 +98,8 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
         jax.eval_shape(lambda p, g, graphdef=graphdef: apply_member(graphdef, p, g, survey), one, gathers)
     optimizer = make_optimizer(config.optim, config.steps)
     rate = learning_rate(config.optim, config.steps)
-    step_function = make_step(config, graphdefs, optimizer, survey)
-    predict = make_predict(graphdefs, survey)
+    step_function = make_step(config, graphdefs, optimizer, survey, mesh)
+    predict = make_predict(graphdefs, survey, mesh)
 
     # ---- a new run, or the rest of one ----
     metadata: dict[str, Any] = {
@@ -101,20 +111,24 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
         "validation": {},
     }
     checkpoints = Checkpoints(workdir)
-    resumed = checkpoints.resume(abstract_state(config.groups, survey, optimizer), metadata)
+    resumed = checkpoints.resume(abstract_state(config.groups, survey, optimizer, mesh), metadata)
     if resumed is None:
-        state = init_state(config.groups, survey, optimizer, stream_key(config.seed, "init"))
+        state = init_state(config.groups, survey, optimizer, stream_key(config.seed, "init"), mesh)
     else:
         state, saved = resumed
         metadata |= {name: saved[name] for name in ("weights", "postprocess", "validation")}
     start = int(state.step)
     evaluated = start if metadata["validation"].get("step") == start else None
-    write_config(workdir / "config.json", {name: metadata[name] for name in ("config", "survey", "samples")})
     cleanup = contextlib.ExitStack()
     cleanup.callback(checkpoints.close)
-    records = Records(workdir, start, names, tensorboard=config.tensorboard)
-    cleanup.callback(records.close)
-    validate = Validation(config, predict, samples, held_out, names, workdir, records)
+    records = None  # written down once, by the first process
+    if is_first():
+        write_config(workdir / "config.json", {name: metadata[name] for name in ("config", "survey", "samples")})
+        records = cleanup.enter_context(
+            contextlib.closing(Records(workdir, start, names, tensorboard=config.tensorboard))
+        )
+    validate = Validation(config, predict, mesh, samples, held_out, names, workdir, records)
+    say_mesh(mesh, config)
     _say_first_lines(config, abstract, training=len(training), validation=len(validation), used=len(held_out))
     _warn_of_amplitudes(config, samples.gathers(int(training[0])))
     say(f"steps       {config.steps} of {config.batch_size} samples, from step {start}")
@@ -128,10 +142,11 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
     bar = progress(
         None, config.name, total=config.steps * config.batch_size, unit="sample", initial=start * config.batch_size
     )
-    with cleanup, StopSignals() as stop, bar:
+    with cleanup, out_of_memory_explained(config, survey, mesh), StopSignals() as stop, bar:
         for step in range(start, config.steps + 1):
+            stopped = agree(stop.received or 0)
             due = evaluated != step and (step % config.eval_every == 0 or step == config.steps)
-            if due or stop.received:
+            if due or stopped:
                 if pending is not None:
                     _log(records, pending, names, rate, config)
                     pending = None
@@ -142,30 +157,36 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
                     checkpoints.save(state, metadata)
                     if on_commit is not None:
                         on_commit()
-            if stop.received:
+            if stopped or step == config.steps:
                 break
-            if step == config.steps:
-                break
-            batch = next(stream)
+            batch = place_rows(mesh, next(stream))
             state, metrics = step_function(state, batch)
             if pending is not None:
                 shown = _log(records, pending, names, rate, config)
                 bar.set_postfix_str(f"loss {shown:.4f}", refresh=False)
             pending = (step + 1, metrics)
             bar.update(config.batch_size)
-    if stop.received:
-        raise Interrupted(stop.received)
+    if stopped:
+        raise Interrupted(stopped)
     return {"step": int(state.step), **metadata["validation"]}
 
 
-def make_predict(graphdefs: tuple, survey: "Survey") -> Callable[[tuple, Any], np.ndarray]:
-    """`(params, gathers [batch, ...]) -> velocity [member, batch, depth, x]`, jitted, without dropout."""
+def make_predict(graphdefs: tuple, survey: "Survey", mesh: "Mesh") -> Callable[[tuple, Any], np.ndarray]:
+    """`(params, gathers [batch, ...]) -> velocity [member, batch, depth, x]`, jitted, without dropout.
+
+    Each process gives its own rows of the batch and gets the whole answer.
+    """
     import jax
 
     from seisvel_jax.models.ensemble import predict_members
+    from seisvel_jax.training.mesh import everywhere, over_data, over_member, place_rows
 
-    jitted = jax.jit(lambda params, gathers: predict_members(graphdefs, params, gathers, survey))
-    return lambda params, gathers: np.asarray(jitted(params, gathers))
+    jitted = jax.jit(
+        lambda params, gathers: predict_members(graphdefs, params, gathers, survey, mesh),
+        in_shardings=(over_member(mesh), over_data(mesh)),
+        out_shardings=everywhere(mesh),
+    )
+    return lambda params, gathers: np.asarray(jitted(params, place_rows(mesh, gathers)))
 
 
 @dataclass(frozen=True)
@@ -179,11 +200,13 @@ class Validation:
 
     config: Config
     predict: Callable[[tuple, Any], np.ndarray]
+    mesh: "Mesh"
     samples: Any
     indices: np.ndarray
     names: tuple[str, ...]
     workdir: Path
-    records: "Records"
+    records: "Records | None"
+    """None in all processes but the first: they predict with it, and leave the writing to it."""
 
     def __call__(self, ema: tuple, step: int) -> dict[str, Any]:
         """`{"weights", "postprocess", "validation"}` of the averaged parameters; {} without validation samples.
@@ -215,7 +238,8 @@ class Validation:
             "mape_members": [float(mape(member, truth).mean()) for member in velocity],
             "weights": [float(weight) for weight in weights],
         }
-        self.records.add("validation", step, values)
+        if self.records is not None:
+            self.records.add("validation", step, values)
         members = ", ".join(f"{100 * value:.2f}" for value in values["mape_members"])
         say(
             f"step {step}: validation MAPE {100 * values['mape']:.2f} % (weights fitted on the other half), "
@@ -227,18 +251,18 @@ class Validation:
         return {"weights": values["weights"], "postprocess": postprocess, "validation": {"step": step, **values}}
 
     def _predict_all(self, ema: tuple) -> tuple[np.ndarray, np.ndarray]:
-        from seisvel_jax.data.pipeline import read_batch
         from seisvel_jax.logging import chunks
+        from seisvel_jax.training.mesh import my_rows
 
         size = self.config.batch_size
-        velocity, truth = [], []
+        velocity = []
         for chunk in chunks(len(self.indices), size):
-            batch = read_batch(self.samples, self.indices[chunk.start : chunk.stop], self.samples.survey)
-            # One shape, one compilation: the last batch is filled up.
-            filling = np.repeat(batch["gathers"][-1:], size - len(chunk), axis=0)
-            velocity.append(self.predict(ema, np.concatenate([batch["gathers"], filling]))[:, : len(chunk)])
-            truth.append(batch["velocity"])
-        return np.concatenate(velocity, axis=1), np.concatenate(truth)
+            # One shape, one compilation: the last batch is filled up. Each process reads its rows of it alone.
+            filled = np.resize(self.indices[chunk.start : chunk.stop], size)
+            gathers = np.stack([self.samples.gathers(int(index)) for index in filled[my_rows(self.mesh, size)]])
+            velocity.append(self.predict(ema, gathers)[:, : len(chunk)])
+        truth = np.stack([self.samples.velocity(int(index)) for index in self.indices])
+        return np.concatenate(velocity, axis=1), truth
 
     def _fit(self, velocity: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
         from seisvel_jax.inference.postprocess import fit_postprocess
@@ -274,7 +298,7 @@ class Validation:
     def _draw(self, velocity: np.ndarray, answer: np.ndarray, truth: np.ndarray, step: int) -> None:
         from seisvel_jax.plotting import draw_comparison, draw_history
 
-        if self.config.figures == 0:
+        if self.config.figures == 0 or self.records is None:
             return
         folder = self.workdir / "figures"
         for k in range(min(self.config.figures, len(truth))):
@@ -293,7 +317,9 @@ def spread(indices: np.ndarray, count: int) -> np.ndarray:
     return indices[np.linspace(0, len(indices) - 1, min(len(indices), count)).astype(int)]
 
 
-def _log(records: "Records", pending: tuple[int, Any], names: tuple[str, ...], rate: Callable, config: Config) -> float:
+def _log(
+    records: "Records | None", pending: tuple[int, Any], names: tuple[str, ...], rate: Callable, config: Config
+) -> float:
     """Write down a finished step; return its mean loss. Raises UserError where a member's loss is not finite."""
     step, metrics = pending
     values = {name: np.asarray(value, np.float32) for name, value in metrics.items()}
@@ -304,7 +330,7 @@ def _log(records: "Records", pending: tuple[int, Any], names: tuple[str, ...], r
             f"step {step}: the loss or gradient of {members} is not finite; nothing of it was saved. Lower "
             "--optim.learning-rate, or look for bad samples with python -m seisvel_jax.inspect DATA"
         )
-    if step % config.log_every == 0 or step == config.steps:
+    if records is not None and (step % config.log_every == 0 or step == config.steps):
         numbers = {name: [float(one) for one in value] for name, value in values.items()}
         records.add("train", step, {**numbers, "learning_rate": float(rate(step - 1)), "time": round(time.time(), 3)})
     return float(values["loss"].mean())
@@ -321,8 +347,6 @@ def _say_first_lines(config: Config, params: tuple, *, training: int, validation
 
     from seisvel_jax.models.ensemble import member_names
 
-    devices = jax.devices()
-    say(f"device      {len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
     each: list[int] = []
     for group, tree in zip(config.groups, params):
         each += [sum(int(np.prod(leaf.shape[1:])) for leaf in jax.tree.leaves(tree))] * group.members
@@ -353,6 +377,10 @@ class Options:
     config: Annotated[Config, tyro.conf.arg(name="")]
     workdir: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """Where checkpoints, metrics and figures go; an earlier run there goes on."""
+    dry_run: bool = False
+    """Only tell what the run needs: parameters, FLOPs, memory, devices, estimated speed. Writes nothing."""
+    distributed: bool = False
+    """One of several processes of a cluster (SLURM, Open MPI, Kubernetes, Cloud TPU); see docs/devices.md."""
 
 
 def parse(arguments: list[str]) -> Options:
@@ -373,6 +401,7 @@ def parse(arguments: list[str]) -> Options:
 
 def main() -> int:
     """Entry point."""
+    from seisvel_jax.training.distributed import is_first, together
     from seisvel_jax.training.signals import Interrupted
 
     arguments = sys.argv[1:]
@@ -380,12 +409,19 @@ def main() -> int:
         print(__doc__)
         return 0 if arguments else 2
     options = parse(arguments)
-    try:
-        result = train(options.config, options.workdir)
-    except Interrupted as stopped:
-        say(f"{options.workdir}: {stopped}")
-        return stopped.exit_code
-    print(json.dumps(result))
+    with together(options.distributed):
+        if options.dry_run:
+            from seisvel_jax.training.dry_run import dry_run
+
+            result = dry_run(options.config)
+        else:
+            try:
+                result = train(options.config, options.workdir)
+            except Interrupted as stopped:
+                say(f"{options.workdir}: {stopped}")
+                return stopped.exit_code
+        if is_first():
+            print(json.dumps(result), flush=True)
     return 0
 
 

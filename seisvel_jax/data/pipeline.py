@@ -60,6 +60,8 @@ def open_data(config: DataConfig) -> "Dataset":
     """The dataset at `config.path`, cut to `config.limit` samples. Raises UserError as `open_dataset` does."""
     from seisvel_jax.data.dataset import Subset, open_dataset
 
+    if not config.path:
+        raise UserError("no data: give the folder of training samples with --data.path DATA")
     dataset = open_dataset(config.path)
     if config.limit is None or config.limit >= len(dataset):
         return dataset
@@ -171,7 +173,8 @@ class Batches:
     """An endless stream of shuffled batches; batch n depends on the seed and n alone.
 
     Every epoch has an order of its own, and batches run on over its end. With `process_count` processes each reads
-    every so-many-th sample of the one common order, `batch_size` of them a step.
+    its own `batch_size` rows of a common batch: side by side in the order of the processes they are the batch, row by
+    row, that one process would read.
     """
 
     def __init__(
@@ -196,9 +199,9 @@ class Batches:
             raise UserError(f"--batch-size {batch_size}, expected at least 1")
         grain = _grain()
         samples = dataset if dataset.survey is survey else Resampled(dataset, survey, cache_gib)
-        # Shuffled and repeated before it is dealt to the processes: the union over processes is the same stream.
+        # Shuffled, repeated and cut into parts before these are dealt to the processes: the same stream for any number.
         stream = grain.MapDataset.source(_Samples(samples, np.asarray(indices))).seed(seed).shuffle().repeat(None)
-        self._batches = stream[process_index::process_count].batch(batch_size)
+        self._batches = stream.batch(batch_size)[process_index::process_count]
         # Grain's own buffer is 500 batches: tens of GB here.
         self._read = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=max(prefetch, read_threads))
         self.batch_size = batch_size

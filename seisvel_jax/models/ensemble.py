@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
 
 from seisvel_jax.models.config import GroupConfig, InversionNetConfig
 from seisvel_jax.survey import Survey
@@ -73,11 +74,13 @@ def apply_member(
     return nnx.merge(graphdef, params)(gathers, survey, dropout_key=dropout_key)
 
 
-def over_members(function: Callable) -> Callable:
+def over_members(function: Callable, mesh: Mesh | None = None) -> Callable:
     """`function` of one member, mapped over the leading axis of all its arguments. The one place that decides how.
 
     vmap on accelerators. On CPU the members are written out one after another in the same program: vmapped
-    convolutions become grouped ones there, which XLA's CPU backend runs many times slower (docs/network.md).
+    convolutions become grouped ones there, which XLA's CPU backend runs many times slower (docs/network.md). With a
+    `mesh` whose member axis is longer than 1, each device along it maps over its own members alone; the compiler
+    never sees the others, and moves nothing between them. How the data axis is divided stays with the compiler.
     """
 
     def mapped(*stacked: Any) -> Any:
@@ -87,15 +90,24 @@ def over_members(function: Callable) -> Callable:
         results = [function(*jax.tree.map(lambda leaf, k=k: leaf[k], stacked)) for k in range(count)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 
-    return mapped
+    if mesh is None or mesh.shape["member"] == 1:
+        return mapped
+    split = PartitionSpec("member")
+    return jax.shard_map(
+        mapped, mesh=mesh, in_specs=split, out_specs=split, axis_names=frozenset({"member"}), check_vma=False
+    )
 
 
 def predict_members(
-    graphdefs: tuple[nnx.GraphDef, ...], params: tuple[Params, ...], gathers: jax.Array, survey: Survey
+    graphdefs: tuple[nnx.GraphDef, ...],
+    params: tuple[Params, ...],
+    gathers: jax.Array,
+    survey: Survey,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Velocity `[member, batch, depth, x]` m/s of all groups in order, without dropout."""
     velocities = [
-        over_members(lambda one, graphdef=graphdef: apply_member(graphdef, one, gathers, survey))(stacked)
+        over_members(lambda one, graphdef=graphdef: apply_member(graphdef, one, gathers, survey), mesh)(stacked)
         for graphdef, stacked in zip(graphdefs, params)
     ]
     return jnp.concatenate(velocities)

@@ -7,10 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from seisvel_jax.arrays import PRNGKeyArray
 from seisvel_jax.models.ensemble import graphdefs, init_params
 from seisvel_jax.survey import Survey
+from seisvel_jax.training.mesh import everywhere, one_device, over_member
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["step", "params", "opt_state", "ema"], meta_fields=[])
@@ -26,16 +28,43 @@ class TrainState:
     """Exponential moving average of `params`."""
 
 
-def init_state(groups: tuple, survey: Survey, optimizer: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:
-    """The state of a new run, made in one jitted call."""
-    # Committed to its device as a restored state is, so that a run that goes on runs the very same program.
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+def state_sharding(mesh: Mesh) -> TrainState:
+    """Where the state's leaves lie: stacked members divided over the member axis, the step everywhere."""
+    members: Any = over_member(mesh)
+    return TrainState(everywhere(mesh), members, members, members)
+
+
+def init_state(
+    groups: tuple,
+    survey: Survey,
+    optimizer: optax.GradientTransformation,
+    key: PRNGKeyArray,
+    mesh: Mesh | None = None,
+) -> TrainState:
+    """The state of a new run on `mesh` (default: one device), made in one jitted call."""
+    # Committed to its devices as a restored state is, so that a run that goes on runs the very same program.
+    place = state_sharding(mesh or one_device())
     return jax.jit(lambda k: _new_state(groups, survey, optimizer, k), out_shardings=place)(key)
 
 
-def abstract_state(groups: tuple, survey: Survey, optimizer: optax.GradientTransformation) -> TrainState:
-    """`init_state` with shapes and dtypes in place of arrays: nothing is computed or allocated."""
-    return jax.eval_shape(lambda k: _new_state(groups, survey, optimizer, k), jax.random.key(0))
+def abstract_state(
+    groups: tuple, survey: Survey, optimizer: optax.GradientTransformation, mesh: Mesh | None = None
+) -> TrainState:
+    """`init_state` with shapes and dtypes in place of arrays, and with `mesh` their places: nothing is computed."""
+    state = jax.eval_shape(lambda k: _new_state(groups, survey, optimizer, k), jax.random.key(0))
+    if mesh is None:
+        return state
+    place = state_sharding(mesh)
+    parts = [
+        jax.tree.map(lambda leaf, at=at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), part)
+        for part, at in (
+            (state.step, place.step),
+            (state.params, place.params),
+            (state.opt_state, place.opt_state),
+            (state.ema, place.ema),
+        )
+    ]
+    return TrainState(*parts)
 
 
 def abstract_params(groups: tuple, survey: Survey) -> tuple[tuple, tuple]:

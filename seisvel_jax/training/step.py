@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from seisvel_jax.arrays import PRNGKeyArray
 from seisvel_jax.config import Config
@@ -14,17 +15,24 @@ from seisvel_jax.models.ensemble import apply_member, over_members
 from seisvel_jax.survey import Survey
 from seisvel_jax.training.augment import augment
 from seisvel_jax.training.losses import loss_terms, weighted_sum
-from seisvel_jax.training.state import TrainState
+from seisvel_jax.training.mesh import everywhere, one_device, over_data
+from seisvel_jax.training.state import TrainState, state_sharding
 
 
 def make_step(
-    config: Config, graphdefs: tuple, optimizer: optax.GradientTransformation, survey: Survey
+    config: Config,
+    graphdefs: tuple,
+    optimizer: optax.GradientTransformation,
+    survey: Survey,
+    mesh: Mesh | None = None,
 ) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, Any]]]:
     """The jitted step: `(state, {"gathers", "velocity"}) -> (state, metrics)`, metrics `[member]` each.
 
     All members see the same samples in the same order; each draws its own augmentation and dropout. The state given
-    in is donated: use the one returned.
+    in is donated: use the one returned. Rows of the batch and members are divided over `mesh` (default: one device);
+    the numbers do not depend on it but for the order of sums.
     """
+    mesh = mesh or one_device()
 
     def member_step(graphdef: Any, params: Any, opt_state: Any, key: PRNGKeyArray, batch: dict) -> tuple:
         augment_key, dropout_key = jax.random.split(key)
@@ -46,14 +54,17 @@ def make_step(
         decay = ema_decay(config.ema_decay, state.step)
         results = []
         for graphdef, group_keys, params, opt_state in zip(graphdefs, keys, state.params, state.opt_state):
-            one = over_members(lambda p, o, k, graphdef=graphdef: member_step(graphdef, p, o, k, batch))
+            one = over_members(lambda p, o, k, graphdef=graphdef: member_step(graphdef, p, o, k, batch), mesh)
             results.append(one(params, opt_state, group_keys))
         params, opt_states, metrics = (tuple(part) for part in zip(*results))
         ema = jax.tree.map(lambda old, new: old * decay + new * (1 - decay), state.ema, params)
         metrics = jax.tree.map(lambda *groups: jnp.concatenate(groups), *metrics)
         return TrainState(state.step + 1, params, opt_states, ema), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    placed = state_sharding(mesh)
+    return jax.jit(
+        step, donate_argnums=0, in_shardings=(placed, over_data(mesh)), out_shardings=(placed, everywhere(mesh))
+    )
 
 
 def ema_decay(decay: float, step: jax.Array) -> jax.Array:
