@@ -14,7 +14,7 @@ import re
 import stat
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,12 @@ PACK_FILE = "pack.json"
 UNFINISHED_FILE = "packing.json"
 """The settings of a pack that is not finished yet."""
 SHARD_NAME = re.compile(r"^(gathers|velocity)-[0-9]{5,}\.npy$")
-LARGEST_JSON = 2**29
-"""Bytes; two million samples need about a quarter of it."""
+LARGEST_JSON = 2**27
+"""Bytes of pack.json: enough for two million samples."""
 OPEN_SHARDS = 128
 LONGEST_NAME = 200
 ARRAYS = ("gathers", "velocity")
+_SUMMED = ("squared_error", "squared_norm", "worst_error", "velocity_error")
 
 
 def is_pack(path: Path) -> bool:
@@ -108,7 +109,7 @@ class Shard:
     """`gathers` and, where there is one, `velocity`; none where every sample was left out."""
     left_out: tuple[dict[str, str], ...] = ()
     """Samples of the source that could not be read: `name`, `reason`."""
-    statistics: dict[str, Any] | None = None
+    statistics: dict[str, Any] = field(default_factory=dict)
     """Sums, from which those of the pack are made."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,7 +141,7 @@ class Shard:
             exponents=tuple(int(one) for one in values["exponents"]),
             arrays=arrays,
             left_out=tuple({"name": str(one["name"]), "reason": str(one["reason"])} for one in values["left_out"]),
-            statistics=values["statistics"],
+            statistics=_sums(values["statistics"]),
         )
         count = len(shard.names)
         for name in shard.names:
@@ -156,6 +157,18 @@ class Shard:
         if any(len(array.checksums) != count for array in arrays.values()):
             raise ValueError(f"checksums of {count} samples")
         return shard
+
+
+def _sums(values: Any) -> dict[str, Any]:
+    """The sums of a shard, if they are such. Raises KeyError, TypeError or ValueError where not."""
+    if any(not isinstance(values[key], int | float) for key in _SUMMED):
+        raise ValueError("its sums are no numbers")
+    for moments in values["moments"].values():
+        if any(not isinstance(one, int | float) for one in moments.values()):
+            raise ValueError("its moments are no numbers")
+    if any(_whole(int(bin_)) + _whole(count) >= 2**63 for bin_, count in values["envelope"].items()):
+        raise ValueError("its envelopes are no counts")
+    return dict(values)
 
 
 def _whole(value: Any) -> int:
@@ -224,9 +237,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged ({str(error)[:100]}): copy the pack again or pack the data again") from None
+        raise UserError(
+            f"{path}: damaged ({str(error)[:100]}): copy the pack again, or remove it and pack the data again"
+        ) from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: damaged (not a JSON object): copy the pack again or pack the data again")
+        raise UserError(
+            f"{path}: damaged (not a JSON object): copy the pack again, or remove it and pack the data again"
+        )
     return values
 
 
@@ -251,7 +268,9 @@ def read_info(folder: Path) -> PackInfo:
     if not path.exists() and not path.is_symlink():
         if (folder / UNFINISHED_FILE).exists():
             raise UserError(f"{folder}: an unfinished pack: run the pack command again, it goes on where it stopped")
-        raise UserError(f"{path}: missing beside the arrays of a pack: copy the pack again or pack the data again")
+        raise UserError(
+            f"{path}: missing beside the arrays of a pack: copy the pack again, or remove it and pack the data again"
+        )
     values = read_json(path)
     version = values.get("version")
     if values.get("format") != FORMAT:
@@ -261,9 +280,11 @@ def read_info(folder: Path) -> PackInfo:
             f"{path}: version {version}, expected {VERSION}: upgrade seisvel_jax, it is older than the pack"
         )
     if version != VERSION:
-        raise UserError(f"{path}: version {version!r:.20}, expected {VERSION}: pack the data again")
+        raise UserError(f"{path}: version {version!r:.20}, expected {VERSION}: remove it and pack the data again")
     if values.pop("digest", None) != (digest := _digest(values)):
-        raise UserError(f"{path}: damaged (its checksum does not match): copy the pack again or pack the data again")
+        raise UserError(
+            f"{path}: damaged (its checksum does not match): copy the pack again, or remove it and pack the data again"
+        )
     try:
         info = PackInfo(
             survey=Survey.from_dict(values["survey"]),
@@ -291,7 +312,9 @@ def read_info(folder: Path) -> PackInfo:
         if not names or len(set(names)) < len(names):
             raise ValueError(f"{len(names)} samples with {len(set(names))} different names")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UserError) as error:
-        raise UserError(f"{path}: not a description of a pack ({error!s:.200}): pack the data again") from None
+        raise UserError(
+            f"{path}: not a description of a pack ({error!s:.200}): remove it and pack the data again"
+        ) from None
     return info
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 2**28
 """Of gathers in one file, unless told otherwise: a killed run loses at most one such file."""
+MOST_THREADS = 16
+"""Unless told otherwise: each has two samples in memory."""
 ENVELOPE_EVERY = 4
 """The envelope is taken of every so-many-th receiver."""
 PERCENTILES = (1.0, 5.0, 25.0, 50.0, 75.0, 95.0, 99.0, 99.9, 100.0)
@@ -150,7 +152,8 @@ def pack_dataset(
                 packed = _ahead(lambda index: _pack_sample(samples, index, form), plan[number], threads)
                 named = [groups[index] for index in plan[number]]
                 try:
-                    done[number] = _write_shard(output, info, number, packed, groups=named, meter=meter)
+                    with contextlib.closing(packed):
+                        done[number] = _write_shard(output, info, number, packed, groups=named, meter=meter)
                 except OSError as error:
                     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                         raise
@@ -233,7 +236,8 @@ def _pack_sample(samples: "Dataset", index: int, form: Format) -> _Packed | dict
     stored, exponent = encode_gathers(gathers, form.dtype, name)
     # Statistics are of what a reader of the pack will get.
     restored = decode_gathers(stored, form.dtype, exponent)
-    difference = (restored - gathers).astype(np.float64)
+    exact = gathers.astype(np.float64)
+    difference = restored - exact
     arrays, moments = {"gathers": stored}, {"gathers": Moments()}
     moments["gathers"].add(restored)
     velocity_error = 0.0
@@ -251,7 +255,7 @@ def _pack_sample(samples: "Dataset", index: int, form: Format) -> _Packed | dict
         moments=moments,
         envelope=_envelope_histogram(restored),
         squared_error=float(np.vdot(difference, difference)),
-        squared_norm=float(np.vdot(gathers.astype(np.float64), gathers.astype(np.float64))),
+        squared_norm=float(np.vdot(exact, exact)),
         velocity_error=velocity_error,
     )
 
@@ -271,9 +275,9 @@ def _envelope_histogram(gathers: np.ndarray) -> Counter[int]:
 
 def _ahead(
     work: Callable[[int], _Packed | dict[str, str]], indices: range, threads: int | None
-) -> Iterator[_Packed | dict[str, str]]:
+) -> Generator[_Packed | dict[str, str], None, None]:
     """`work` of the indices in order, a few at a time in threads: two a thread in memory."""
-    threads = threads or os.cpu_count() or 1
+    threads = threads or min(os.cpu_count() or 1, MOST_THREADS)
     waiting: deque[Future[_Packed | dict[str, str]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
@@ -538,7 +542,7 @@ def _relative(squared_error: float, squared_norm: float) -> float:
 
 def summarise(shards: list[Shard]) -> dict[str, Any]:
     """Statistics of the pack out of the sums of its shards; SI units, of the values as a reader gets them."""
-    sums = [shard.statistics for shard in shards if shard.statistics is not None]
+    sums = [shard.statistics for shard in shards]
     envelope: Counter[int] = Counter()
     for one in sums:
         envelope.update({int(bin_): count for bin_, count in one["envelope"].items()})
