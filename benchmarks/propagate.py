@@ -36,7 +36,7 @@ HERE = Path(__file__).resolve().parent
 SOLVERS = ("ours", "deepwave", "deepwave-threads", "devito", "C")
 CALL_SECONDS = 0.1
 """Short calls are repeated until one timing takes this long."""
-SLOT_SECONDS = 12.0
+SLOT_SECONDS = 8.0
 """Time for the repetitions of one problem and mode, all solvers together; never fewer than FEWEST of them."""
 FEWEST = 3
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--orders", nargs="+", type=int, choices=(4, 8), default=[4, 8], help="default: 4 8")
     parser.add_argument("--threads", nargs="+", type=int, help="default: 2 and 1, as far as there are cores")
     parser.add_argument("--repeats", type=int, default=9, help="at most so many timings of each, default 9")
-    parser.add_argument("--minutes", type=float, default=20.0, help="begin no new problem after so long, default 20")
+    parser.add_argument("--minutes", type=float, default=25.0, help="begin no new problem after so long, default 25")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder of the results")
     arguments = parser.parse_args()

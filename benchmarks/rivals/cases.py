@@ -118,6 +118,7 @@ def _challenge_coarse() -> Case:
         receivers=_nodes(2, np.arange(0, 60, 2)),
         frequency=15.0,
         delay=1 / 15,
+        one_core_orders=(),
     )
 
 
@@ -143,11 +144,11 @@ def _challenge_full() -> Case:
 def _marmousi() -> Case:
     return Case(
         name="marmousi",
-        title="Marmousi-II, 351x1701 at 10 m, 1000 samples of 1 ms, 2 shots",
+        title="Marmousi-II, 351x1701 at 10 m, 600 samples of 1 ms, 2 shots",
         make_velocity=lambda: np.load(MARMOUSI, allow_pickle=False)[None].astype(np.float32),
         spacing=10.0,
         dt=1e-3,
-        nt=1000,
+        nt=600,
         substeps=1,
         sources=_nodes(1, [600, 1100]),
         receivers=_nodes(1, np.arange(0, 1701, 10)),

@@ -103,6 +103,7 @@ class Worker:
         if self.solver is None:
             task = self.task
             self.kind.version()  # all imports
+            forget_peak()
             case = cases.CASES[task["case"]]
             self.base = resident_mb("VmRSS")
             self.solver = self.kind(case.part(*task["part"]), task["order"], task["threads"], task["device"])
