@@ -53,7 +53,8 @@ def phase_error(order: int, points: float, coefficients: Coefficients = "taylor"
     """Relative error of the phase velocity at `points` per wavelength: negative where numerical waves are too slow.
 
     For a wave along an axis of the grid, the worst direction. `courant` is `v dt / h` of the leapfrog; 0 takes time as
-    exact. From `sin(w dt / 2) = (courant / 2) sqrt(S)`, S the symbol of minus the second derivative.
+    exact. From `sin(w dt / 2) = (courant / 2) sqrt(S)`, S the symbol of minus the second derivative. The
+    leapfrog's waves are too fast, so it hides part of what a stencil lacks. Raises ValueError where it is unstable.
     """
     if points == math.inf:
         return 0.0
