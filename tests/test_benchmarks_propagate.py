@@ -30,6 +30,14 @@ def test_plain_c_solves_the_wave_equation(order, speed, largest):
 
 
 @needs_compiler
+def test_plain_c_sends_little_back():
+    small, large = (
+        PlainC(cases.homogeneous(3000.0, margin), 8, 1, "cpu").forward()[0, 0].astype(float) for margin in (0, 150)
+    )
+    assert 20 * np.log10(np.abs(small - large).max() / np.abs(large).max()) < -61  # -63 as it is
+
+
+@needs_compiler
 def test_plain_c_in_two_threads_and_substeps():
     base = cases.homogeneous(2500.0, 0)
     case = dataclasses.replace(base, nt=300, sources=np.asarray([[1, 5], [1, 35], [1, 60]]))
