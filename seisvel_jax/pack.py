@@ -5,10 +5,9 @@
   python -m seisvel_jax.pack --data PACK --output DIR --unpack             back to the layout it came from
 
 A pack is a data set like any other: give it to inspect, train, predict and evaluate. Exit code 0: done; 1: --verify
-found damage; 2: bad input; 130: interrupted, run the same command again.
+found damage; 2: bad input; 130, 143: interrupted, run the same command again.
 """
 
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -189,15 +188,9 @@ def _unpack(options: Pack) -> int:
     return 0
 
 
-def _interrupt(signal_number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """The command line."""
-    options = tyro.cli(Pack, prog="python -m seisvel_jax.pack", description=__doc__)
-    signal.signal(signal.SIGTERM, _interrupt)
-    return pack(options)
+    return pack(tyro.cli(Pack, prog="python -m seisvel_jax.pack", description=__doc__))
 
 
 if __name__ == "__main__":

@@ -327,8 +327,15 @@ def test_another_pack_or_other_files_in_the_output_are_left_alone(source, made, 
         pack(Pack(source, source / "pack"))
     with pytest.raises(UserError, match="a file stands"):
         pack(Pack(source, tmp_path / "mine" / "notes.txt"))
-    with packed_writer.locked(made), pytest.raises(UserError, match="another process is writing"):
-        pack(Pack(source, made, shard_size=2))
+    hold = (
+        "from seisvel_jax.files import Path, only_one\n"
+        f"with only_one(Path({str(made)!r}), 'x'):\n    print(1, flush=True)\n    input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=-1, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline()
+        with pytest.raises(UserError, match="here now"):
+            pack(Pack(source, made, shard_size=2))
+        holder.communicate(b"\n")
 
 
 def test_bad_samples_stop_it_or_are_left_out_by_name(tmp_path, capsys):
@@ -354,6 +361,9 @@ def test_a_flipped_bit_anywhere_is_named(made, capsys):
     for name in ("gathers-00001.npy", "velocity-00000.npy"):
         path = made / name
         whole = path.read_bytes()
+        path.write_bytes(whole[:120] + b"\t" + whole[121:])  # numpy would read this header as it was
+        with pytest.raises(UserError, match=rf"{name}: damaged \(the checksum of its header"):
+            open_dataset(made)
         rng = np.random.default_rng(0)
         for place in [0, 60, 100, 127, 128, len(whole) - 1, *rng.integers(0, len(whole), 10)]:
             damaged = bytearray(whole)
@@ -544,7 +554,6 @@ def test_options_that_cannot_be(source, made, tmp_path):
 def test_summary_says_what_was_saved(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["pack", "--data", str(source), "--output", str(tmp_path / "pack")])
     assert main() == 0
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     captured = capsys.readouterr()
     assert "5 samples in 1 shards (challenge layout)" in captured.out and "times fewer" in captured.out
     assert "MB/s" in captured.err

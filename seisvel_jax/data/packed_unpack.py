@@ -11,10 +11,9 @@ import numpy as np
 
 from seisvel_jax.data.openfwi import partner_path
 from seisvel_jax.data.packed import PackedDataset, npy_header_bytes, read_json
-from seisvel_jax.data.packed_writer import locked
 from seisvel_jax.data.writers import write_challenge_sample, write_survey
 from seisvel_jax.errors import UserError
-from seisvel_jax.files import whole_file
+from seisvel_jax.files import only_one, whole_file
 from seisvel_jax.survey import Survey, openfwi, speed_and_structure
 
 CLAIM_FILE = ".unpack.json"
@@ -32,8 +31,7 @@ def unpack_dataset(dataset: PackedDataset, output: Path, progress: Callable[...,
         raise UserError(f"{output}: a file stands where the folder of samples should be: choose another --output")
     if output.resolve().is_relative_to(dataset.path.resolve()):
         raise UserError(f"{output}: lies within the pack: choose another --output")
-    output.mkdir(parents=True, exist_ok=True)
-    with locked(output):
+    with only_one(output, "unpacking"):
         _claim(output, {"pack": dataset.info.digest, "layout": layout})
         if dataset.survey.to_dict() != _implied_survey(layout, dataset.survey).to_dict():
             write_survey(output, dataset.survey)

@@ -49,7 +49,7 @@ from seisvel_jax.data.packed_codec import (
 from seisvel_jax.data.pipeline import Resampled
 from seisvel_jax.data.split import file_group
 from seisvel_jax.errors import UserError
-from seisvel_jax.files import whole_file
+from seisvel_jax.files import only_one, whole_file
 from seisvel_jax.survey import Survey
 
 if TYPE_CHECKING:
@@ -414,8 +414,7 @@ def _claimed(source: Path, output: Path, made_from: dict[str, Any]) -> Iterator[
     inside = output.resolve()
     if inside == source.resolve() or inside.is_relative_to(source.resolve()):
         raise UserError(f"{output}: lies within the data to be packed ({source}): choose another --output")
-    output.mkdir(parents=True, exist_ok=True)
-    with locked(output):
+    with only_one(output, "packing"):
         found = None
         for name in (PACK_FILE, UNFINISHED_FILE):
             if (output / name).exists():
@@ -456,36 +455,12 @@ def _refuse_difference(output: Path, found: dict[str, Any], wanted: dict[str, An
     raise UserError(f"{output}: holds another pack: {what}: choose another --output or remove it")
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a second process out of `folder` for as long as this one lives, where the file system can."""
-    try:
-        import fcntl
-    except ImportError:  # not on this system
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise UserError(
-            f"{folder}: another process is writing there: wait for it, or choose another --output"
-        ) from None
-    except OSError:
-        pass  # a file system without locks
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
 def _warn_of_space(output: Path, info: PackInfo, counts: list[int], say: Callable[[str], None]) -> None:
     form = Format(info.dtype, info.velocity_dtype)
     needed = sum(counts) * sum(_sample_bytes(info.survey, form, info.has_velocity).values())
     free = shutil.disk_usage(output).free
     if needed > free:
-        say(f"warning: {output}: needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free")
+        say(f"warning: {output}: needs {needed / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB free")
 
 
 def _finish(output: Path, info: PackInfo, shards: list[Shard]) -> PackInfo:
