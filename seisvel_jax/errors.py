@@ -5,28 +5,42 @@ A message names the file, the value, what was expected and the cure; a traceback
 
 import errno
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from types import FrameType
 
 
 class UserError(Exception):
     """Bad input or a bad environment: shown as one line, exit code 2."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, from a scheduler: what is open is closed and what is half written removed, as after Ctrl-C."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one acts at once
+    raise Terminated
+
+
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and leave with its exit code.
 
-    0 done, 1 the command's own "no" (an unusable data set), 2 bad input, 130 interrupted (Ctrl-C).
+    0 done, 1 the command's own "no" (an unusable data set), 2 bad input, 130 interrupted (Ctrl-C), 143 by SIGTERM.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         code = main() or 0
         sys.stdout.flush()
     except UserError as error:
         _say(str(error))
         code = 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         _say("interrupted; run the same command again to go on")
-        code = 130
+        code = 143 if isinstance(error, Terminated) else 130
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone: nothing is wrong. Keep the interpreter from flushing again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -55,11 +55,14 @@ def sync(path: str | os.PathLike) -> None:
         os.close(handle)
 
 
-def remove_parts(path: Path) -> None:
-    """Remove what writers of `path` that were killed left beside it. Only where nobody else writes it now."""
-    left = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.part")
-    for entry in path.parent.iterdir() if path.parent.is_dir() else ():
-        if left.match(entry.name):
+_PART = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(part|old)")
+
+
+def remove_parts(folder: Path, names: set[str]) -> None:
+    """Remove what killed writers of these `names` left in `folder`. Only where nobody else writes them now."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        left = _PART.match(entry.name)
+        if left and left["name"] in names:
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
             else:

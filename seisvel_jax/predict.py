@@ -4,7 +4,6 @@ The suffix of --output decides: .npz the challenge's submission, .csv the OpenFW
 Run the same command again to resume an interrupted prediction.
 """
 
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -67,8 +66,8 @@ def predict(options: Predict) -> None:
         return
 
     from seisvel_jax.data.dataset import open_dataset
-    from seisvel_jax.inference.submission import Finished, check_output, write_predictions
-    from seisvel_jax.logging import chunks, progress, say
+    from seisvel_jax.files import only_one
+    from seisvel_jax.inference.submission import check_output
 
     assert options.data is not None and options.output is not None
     outputs = {"velocity": options.output} | ({"deviation": options.deviation} if options.deviation else {})
@@ -80,6 +79,19 @@ def predict(options: Predict) -> None:
         check_output(output, names=names, shape=dataset.survey.grid.shape)
     predictor = _load(options)
     predictor.check_experiment(dataset.survey, other_survey=options.other_survey)
+    shard = "" if options.shard == (0, 1) else f"{options.shard[0]}_{options.shard[1]}."
+    with only_one(options.output.parent, f"predicting {options.output.name}", f".{options.output.name}.{shard}lock"):
+        _predict_and_write(options, predictor, dataset, outputs, names)
+
+
+def _predict_and_write(
+    options: Predict, predictor: "Predictor", dataset: "Dataset", outputs: dict[str, Path], names: tuple[str, ...]
+) -> None:
+    from seisvel_jax.files import remove_parts
+    from seisvel_jax.inference.submission import Finished, write_predictions
+    from seisvel_jax.logging import chunks, progress, say
+
+    assert options.output is not None
     finished = Finished(options.output, _made_with(options, predictor, dataset, names), fields=tuple(outputs))
 
     # A batch is predicted whole or not at all: resumed, every sample sits where it sat in the straight run.
@@ -108,6 +120,7 @@ def predict(options: Predict) -> None:
         say(f"{finished.folder}: {wanted} of {len(names)} samples, shard {options.shard[0]} of {options.shard[1]}")
         return
     for field, output in outputs.items():
+        remove_parts(output.parent, {output.name, f".{output.name}.probe"})  # of a run that was killed
         samples = ((name, finished.read(field, index)) for index, name in enumerate(names))
         write_predictions(output, samples, len(names))
         say(f"{output}: {field} of {len(names)} samples")
@@ -230,14 +243,9 @@ def _quick_look(options: Predict) -> None:
     _load(options).check(options.sample, options=_options(options), figure=figure, other_survey=options.other_survey)
 
 
-def _interrupt(signal_number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Entry point."""
     options = tyro.cli(Predict, prog="python -m seisvel_jax.predict", description=__doc__)
-    signal.signal(signal.SIGTERM, _interrupt)
     predict(options)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 import numpy as np
 import tyro
 
+import seisvel_jax
 from seisvel_jax.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def simulate_dataset(
     velocities, for positions or samplings that cannot be, and for a folder that holds something else.
     """
     from seisvel_jax.data.writers import write_challenge_sample, write_openfwi, write_survey
+    from seisvel_jax.files import only_one, remove_parts
     from seisvel_jax.logging import progress
     from seisvel_jax.wave.checks import check_finite
 
@@ -152,19 +154,23 @@ def simulate_dataset(
     _claim(output, _settings(velocities, total, survey, layout=layout, file_size=file_size, origin=origin))
     write_survey(output, survey)
 
-    def exists(unit: int) -> bool:
-        path = output / velocities.names[unit] if layout == "challenge" else output / "data" / f"data{unit + 1}.npy"
-        return path.exists()
-
     group = 1 if layout == "challenge" else file_size  # samples that are written together
     units = [range(first, min(first + group, total)) for first in range(0, total, group)]
     ours = range(shard[0], len(units), shard[1])
-    missing = [units[i] for i in ours if not exists(i)]
+    missing = [units[i] for i in ours if not _is_whole(output, layout, i, velocities.names[i], survey)]
     todo = [index for unit in missing for index in unit]
     simulator = Simulator(survey, min(batch_size, max(1, len(todo))))
     held: list[tuple[np.ndarray, np.ndarray]] = []  # simulated, waiting until their file is full
     wanted = sum(len(units[i]) for i in ours)
-    with progress(None, "simulate", total=wanted, initial=wanted - len(todo)) as bar:
+    alone = shard == (0, 1)
+    with (
+        only_one(output, "simulating", ".lock" if alone else f".lock_{shard[0]}_{shard[1]}"),
+        progress(None, "simulate", total=wanted, initial=wanted - len(todo)) as bar,
+    ):
+        # What a killed run left half written; the settings, too, where no other shard may be writing them.
+        own = {name for unit in missing for name in _names(layout, unit[0] // group, velocities.names[unit[0]])}
+        for folder in (output, output / "data", output / "model"):
+            remove_parts(folder, own | {SETTINGS_FILE, "survey.json"} if alone else own)
         for first in range(0, len(todo), batch_size):
             indices = todo[first : first + batch_size]
             pairs = [read_model(velocities, i, survey) for i in indices]
@@ -185,6 +191,34 @@ def simulate_dataset(
                 missing.pop(0)
             bar.update(len(indices))
     return len(todo)
+
+
+def _names(layout: str, unit: int, name: str) -> set[str]:
+    """Names of what is written together: a sample's folder, or a file of gathers and one of velocities."""
+    return {name} if layout == "challenge" else {f"data{unit + 1}.npy", f"model{unit + 1}.npy"}
+
+
+def _is_whole(output: Path, layout: str, unit: int, name: str, survey: "Survey") -> bool:
+    """Whether a unit is there, with all of its files as long as their headers say."""
+    from seisvel_jax.data.challenge import VELOCITY_FILE, gather_file, source_ids
+    from seisvel_jax.files import npy_header
+    from seisvel_jax.logging import say
+
+    if layout == "challenge":
+        place = output / name
+        paths = [place / gather_file(i) for i in source_ids(survey.gather_shape[0])] + [place / VELOCITY_FILE]
+    else:
+        place = output / "data" / f"data{unit + 1}.npy"
+        paths = [output / "model" / f"model{unit + 1}.npy", place]
+    if not place.exists():
+        return False
+    try:
+        for path in paths:
+            npy_header(path)
+    except UserError as error:
+        say(f"warning: {error}; it is simulated again")
+        return False
+    return True
 
 
 class Simulator:
@@ -261,6 +295,7 @@ def _settings(
     for index in sorted({0, total // 2, total - 1}):
         digest.update(np.ascontiguousarray(velocities.velocity(index), np.float32).tobytes())
     return {
+        "version": seisvel_jax.__version__,  # two versions of the solver must not fill one data set
         "layout": layout,
         "survey": survey.name,
         "survey_digest": hashlib.sha256(json.dumps(survey.to_dict(), sort_keys=True).encode()).hexdigest(),
@@ -276,7 +311,7 @@ def _settings(
 
 def _claim(output: Path, settings: dict[str, Any]) -> None:
     """Make `output` the folder of this run, or check that it already is."""
-    from seisvel_jax.files import whole_file
+    from seisvel_jax.files import read_json, whole_file
 
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: a file stands where the output folder should be: choose another --output")
@@ -284,11 +319,10 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
     # Listed before the settings are looked for: another shard may be claiming the folder right now.
     strangers = output.is_dir() and any(not entry.name.startswith(".") for entry in output.iterdir())
     if path.exists():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            changed = sorted(key for key in settings.keys() | found.keys() if settings.get(key) != found.get(key))
-        except (ValueError, AttributeError) as error:
-            raise UserError(f"{path}: not the settings of a simulation ({error}): choose another --output") from error
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: not the settings of a simulation: choose another --output")
+        changed = sorted(key for key in settings.keys() | found.keys() if settings.get(key) != found.get(key))
         if changed:
             plain = [key for key in changed if not key.endswith("digest")]
             what = ", ".join(f"{key} {found.get(key)}, now {settings.get(key)}" for key in plain) or "other models"

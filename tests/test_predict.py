@@ -385,7 +385,7 @@ def test_killed_by_the_scheduler_and_run_again(run, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     message = process.communicate(timeout=30)[1]
-    assert process.returncode == 130 and "interrupted" in message and "Traceback" not in message
+    assert process.returncode == 143 and "interrupted" in message and "Traceback" not in message
     assert not output.exists() and 3 <= len(list(part.glob("velocity_*.npy"))) < 30
     told = json.loads((part / "made_with.json").read_text())
     assert told["options"]["batch_size"] == 1

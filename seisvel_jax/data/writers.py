@@ -10,7 +10,7 @@ import numpy as np
 
 from seisvel_jax.data.challenge import VELOCITY_FILE, gather_file, source_ids
 from seisvel_jax.errors import UserError
-from seisvel_jax.files import whole_file
+from seisvel_jax.files import sync, whole_file
 from seisvel_jax.survey import Survey
 
 
@@ -31,6 +31,8 @@ def write_challenge_sample(folder: str | Path, name: str, gathers: np.ndarray, v
             np.save(part / gather_file(source_id), np.ascontiguousarray(gather, np.float32))
         if velocity is not None:
             np.save(part / VELOCITY_FILE, np.ascontiguousarray(velocity.T, np.float64) / 1000)
+        for path in part.iterdir():
+            sync(path)
         umask = os.umask(0)
         os.umask(umask)
         part.chmod(0o777 & ~umask)

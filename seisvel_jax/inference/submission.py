@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from seisvel_jax.errors import UserError, describe_os_error
-from seisvel_jax.files import load_npy, whole_file
+from seisvel_jax.files import load_npy, npy_header, read_json, whole_file
 from seisvel_jax.logging import say
 
 FORMATS = {
@@ -25,6 +25,8 @@ FORMATS = {
     ".npy": "one array (N, 1, depth, x) float32 m/s",
 }
 Named = tuple[str, np.ndarray]
+VERSION = 2
+"""Of the finished samples that wait in OUTPUT.part: raised where the same checkpoint and data give other numbers."""
 
 
 def check_output(output: Path, *, names: tuple[str, ...], shape: tuple[int, int]) -> None:
@@ -76,12 +78,12 @@ class Finished:
         self.folder = output.with_name(output.name + ".part")
         self.fields = fields
         told = self.folder / "made_with.json"
-        wanted = json.loads(json.dumps(dict(fingerprint)))
+        wanted = json.loads(json.dumps({"version": VERSION, **fingerprint}))
         # An empty one may be another shard's, which is just beginning.
         if self.folder.is_dir() and any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
             try:
-                found = json.loads(told.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+                found = read_json(told)
+            except UserError:
                 found = {}
             if found != wanted:
                 differs = [name for name in wanted if not isinstance(found, dict) or found.get(name) != wanted[name]]
@@ -93,7 +95,7 @@ class Finished:
         if not told.exists():
             with whole_file(told) as part:
                 part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-        self._done = {path.name for path in self.folder.glob("*.npy")}
+        self._done = {path.name for path in self.folder.glob("*.npy") if _is_whole(path)}
 
     def __contains__(self, index: int) -> bool:
         return all(self._file(field, index).name in self._done for field in self.fields)
@@ -116,6 +118,15 @@ class Finished:
 
     def _file(self, field: str, index: int) -> Path:
         return self.folder / f"{field}_{index:06d}.npy"
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        npy_header(path)
+    except UserError as error:
+        say(f"warning: {error}; it is predicted again")
+        return False
+    return True
 
 
 def write_predictions(output: Path, samples: Iterable[Named], count: int) -> None:
@@ -143,7 +154,7 @@ def _write_npz(part: Path, samples: Iterable[Named], count: int) -> None:
 
 
 def _write_csv(part: Path, samples: Iterable[Named], count: int) -> None:
-    with open(part, "w", newline="", encoding="ascii") as file:
+    with open(part, "w", newline="", encoding="utf-8") as file:
         file.write("oid_ypos," + ",".join(f"x_{column}" for column in range(1, 70, 2)) + "\n")
         for name, velocity in samples:
             for row, line in enumerate(velocity[:, 1::2]):
