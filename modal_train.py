@@ -37,7 +37,7 @@ TRAINING_GPUS = ["A100-80GB", "A100-40GB", "H100", "H200"]
 """What training runs on without --gpu: the first of these that is free."""
 SMALL_GPUS = ["L40S", "A10", "L4", "A100"]
 """The same for simulating and predicting."""
-KNOWN_GPUS = ("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000")
+KNOWN_GPUS: tuple[str, ...] = ("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000")
 KNOWN_GPUS += ("H100", "H100!", "H200", "B200", "B200+")
 """Of modal.com/docs/guide/gpu: the client itself takes any name, and Modal refuses it only after all is uploaded."""
 RETRIES = modal.Retries(max_retries=10, initial_delay=0.0)
@@ -123,6 +123,7 @@ def interrupted_after(seconds: float) -> Iterator[threading.Event]:
         yield time_is_up
     finally:
         timer.cancel()
+        timer.join()
 
 
 def with_gpu(function: modal.Function, gpu: str | None) -> modal.Function:
@@ -155,16 +156,20 @@ def run_simulate(words: list[str], shards: int, gpu: str | None = None) -> int:
 
 
 @app.function(**LONG, volumes=mounted(RUNS), gpu=TRAINING_GPUS, cpu=8.0)
-def run_train(config: dict[str, Any], workdir: str, gpu: str | None = None, then: tuple | None = None) -> int | str:
+def run_train(
+    config: dict[str, Any], workdir: str, gpu: str | None = None, then: tuple | None = None, dry_run: bool = False
+) -> int | str:
     """Train, or go on; the exit code, or the id of the call that goes on: with training, or with the submission `then`.
 
     SIGINT (a preemption) saves, commits and is raised again, upon which Modal starts this same call elsewhere.
     """
     from seisvel_jax.config import from_dict
     from seisvel_jax.train import train
+    from seisvel_jax.training.dry_run import dry_run as tell
 
     def main() -> None:
-        print(json.dumps(train(from_dict(config), Path(workdir), on_commit=runs.commit)))
+        values = from_dict(config)
+        print(json.dumps(tell(values) if dry_run else train(values, Path(workdir), on_commit=runs.commit)))
 
     with interrupted_after(STOP_AFTER) as time_is_up:
         try:
@@ -172,9 +177,11 @@ def run_train(config: dict[str, Any], workdir: str, gpu: str | None = None, then
         except KeyboardInterrupt:
             if not time_is_up.is_set():
                 raise
-            return with_gpu(run_train, gpu).spawn(config, workdir, gpu, then).object_id
+            return with_gpu(run_train, gpu).spawn(config, workdir, gpu, then, dry_run).object_id
+    if code:
+        return code
     runs.commit()
-    return code if code or then is None else run_predict.spawn(*then).object_id
+    return 0 if then is None else run_predict.spawn(*then).object_id
 
 
 @app.function(**LONG, volumes=mounted(RESULTS), gpu=SMALL_GPUS)
@@ -335,6 +342,8 @@ def training_options(words: Sequence[str]) -> Any:
             path = Path(folder) / "config.json"
             path.write_bytes(b"".join(runs.read_file(inner)))
             options = parse([str(path), *words])
+    if options.distributed:
+        raise UserError("--distributed: a call has one container; several GPUs of it are used together: --gpu H100:4")
     check_under(options.workdir, RUNS, "--workdir")
     check_there(options.config.data.path, DATA, "--data.path")
     return options
@@ -344,7 +353,8 @@ def start_training(options: Any, own: OnModal, then: tuple | None = None) -> int
     """Train, and follow it to the end."""
     from seisvel_jax.config import to_dict
 
-    return wait(with_gpu(run_train, own.gpu).spawn(to_dict(options.config), str(options.workdir), own.gpu, then))
+    arguments = (to_dict(options.config), str(options.workdir), own.gpu, then, options.dry_run)
+    return wait(with_gpu(run_train, own.gpu).spawn(*arguments))
 
 
 def entrypoint(body: Callable[[OnModal, list[str]], int]) -> Callable[..., None]:
@@ -368,6 +378,8 @@ def main(own: OnModal, words: list[str]) -> int:
     """Inspect the data, train or go on, submit: [CONFIG] --data.path D --workdir W [--test T] [--output O]."""
     submission, words = take(Submission, words)
     options = training_options(words)
+    if options.dry_run:
+        return start_training(options, own)
     prediction = submission.words(options.workdir)
     check_prediction(prediction, made_later=True)
     # Training itself starts the submission: with --detach nothing here is needed any more once it runs.
@@ -403,6 +415,12 @@ def inspect(own: OnModal, words: list[str]) -> int:
 @entrypoint
 def pack(own: OnModal, words: list[str]) -> int:
     """Pack data into large files: the words of the pack command."""
+    from seisvel_jax.pack import Pack
+
+    options = tyro.cli(Pack, args=words)
+    check_there(options.data, DATA, "--data")
+    if options.output is not None:
+        check_under(options.output, DATA, "--output")
     return wait(run_pack.spawn(words))
 
 
