@@ -39,6 +39,8 @@ CALL_SECONDS = 0.1
 SLOT_SECONDS = 8.0
 """Time for the repetitions of one problem and mode, all solvers together; never fewer than FEWEST of them."""
 FEWEST = 3
+BUSY = 0.5
+"""Load average at the start above which the machine is not quiet."""
 
 
 def main() -> None:
@@ -88,6 +90,8 @@ class Benchmark:
 
     def run(self) -> None:
         say(f"{self.result['hardware']}, commit {self.result['commit']}, load {load(self.result['load_start'])}")
+        if self.result["load_start"][0] > BUSY:
+            say("others are using this machine: times will be too long, of solvers with threads of their own most")
         for solver in self.arguments.solvers:
             self.probe(solver)
         if not self.modes:
@@ -166,8 +170,8 @@ class Benchmark:
         say(f"{title} ...")
         contenders = {}
         for solver in self.modes:
-            if solver == "deepwave-threads" and (case.name != "openfwi-1" or threads < 2):
-                continue  # what its one process does with several cores: shown once
+            if solver == "deepwave-threads" and (not case.name.startswith("openfwi") or threads < 2):
+                continue  # what its one process does with several cores: shown on small problems only
             contenders[solver] = Contender(solver, case, order, threads, self.device, processes=self.processes[solver])
         try:
             for mode in ("forward", "gradient"):
@@ -192,7 +196,7 @@ class Benchmark:
         calls = {s: max(1, round(CALL_SECONDS / one["steady"])) for s, one in begun.items()}
         turn = sum(calls[s] * one["steady"] for s, one in begun.items())
         repeats = min(self.arguments.repeats, max(FEWEST, int(SLOT_SECONDS / max(turn, 1e-9))))
-        seconds: dict[str, list[float]] = {solver: [] for solver in begun}
+        seconds: dict[str, list[tuple[float, float]]] = {solver: [] for solver in begun}
         for _ in range(repeats):
             for solver in list(seconds):
                 try:
@@ -203,7 +207,8 @@ class Benchmark:
         reference = next((s for s in SOLVERS if s in outputs), "")
         reference = "C" if mode == "forward" and "ours" not in outputs and "C" in outputs else reference
         shots = case.velocity().shape[0] * len(case.sources)
-        for solver, values in seconds.items():
+        for solver, pairs in seconds.items():
+            values, cpu = zip(*pairs, strict=True)
             median = statistics.median(values)
             quartiles = np.percentile(values, (25, 75))
             rate = case.cells * case.steps * shots / median
@@ -215,6 +220,7 @@ class Benchmark:
                 "solver": solver,
                 "ms_per_shot": round(1e3 * median / shots, 3),
                 "quartiles_ms": [round(1e3 * float(q) / shots, 3) for q in quartiles],
+                "cpu_ms_per_shot": round(1e3 * statistics.median(cpu) / shots, 3),
                 "repeats": len(values),
                 "calls_each": calls[solver],
                 "mcells_per_second": round(rate / 1e6, 1),

@@ -101,6 +101,7 @@ def _openfwi(batch: int) -> Case:
         receivers=_nodes(1, np.arange(70)),
         frequency=15.0,
         delay=0.073,
+        one_core_orders=(4, 8) if batch == 1 else (4,),
     )
 
 

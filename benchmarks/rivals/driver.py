@@ -27,7 +27,9 @@ def limits(threads: int, device: str) -> dict[str, str]:
         "DEVITO_LOGGING": "ERROR",
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
-    return values | ({"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
+    if device == "cpu":
+        return values | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return values | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # the solvers' processes share the GPU's memory
 
 
 def pinned(threads: int) -> list[int]:
@@ -142,9 +144,10 @@ class Contender:
             shots[k :: len(parts)] = part[0]
         return numbers, shots
 
-    def time(self, mode: str, calls: int) -> float:
-        """Seconds of one call, all parts at once."""
-        return max(answer["seconds"] for answer in self.ask("time", mode=mode, calls=calls))
+    def time(self, mode: str, calls: int) -> tuple[float, float]:
+        """Seconds of one call, all parts at once, and of CPU time in all its threads."""
+        answers = self.ask("time", mode=mode, calls=calls)
+        return max(a["seconds"] for a in answers), sum(a["cpu"] for a in answers)
 
     def close(self) -> None:
         for worker in self.workers:

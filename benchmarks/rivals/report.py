@@ -18,7 +18,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"{_load(result['load_end'])} after {result['minutes']} minutes (the benchmark's own work included). "
         f"`{result['command'].strip()}`",
         "",
-        "Versions: " + "; ".join(result["versions"].values()) + ".",
+        "Versions: " + "; ".join(dict.fromkeys(result["versions"].values())) + ".",
         "",
     ]
     if not result["complete"]:
@@ -169,14 +169,15 @@ def _details(result: dict[str, Any], unequal: set) -> list[str]:
     lines = [
         "## Details",
         "",
-        "Cell updates count the model and 10 cells of layer for every solver. Memory: peak of the process above what "
+        "Cell updates count the model and 10 cells of layer for every solver. CPU: time of "
+        "all threads, waiting in a loop included. Memory: peak of the process above what "
         "its imports took. Compile: first call less the median. Agreement: relative L2 of the gathers (best shift and "
         "factor) or of the gradient (as it is, away from sources and edges) to that of the solver named, on the first "
         "model of the case.",
         "",
-        "| case | cores | order | mode | solver | ms/shot (quartiles) | n | Mcell/s | of roofline | peak MB | compile "
-        "s | agreement |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| case | cores | order | mode | solver | ms/shot (quartiles) | CPU ms | n | Mcell/s | of roofline | peak MB "
+        "| compile s | agreement |",
+        "|" + "---|" * 13,
     ]
     for row in result["timings"]:
         low, high = row["quartiles_ms"]
@@ -186,7 +187,8 @@ def _details(result: dict[str, Any], unequal: set) -> list[str]:
         mark = "\\*" if (row["solver"], row["order"]) in unequal else ""
         lines.append(
             f"| {row['case']} | {_cores(row['threads'])} | {row['order']} | {row['mode']} | "
-            f"{NAMES.get(row['solver'], row['solver'])}{mark} | {_ms(row)} ({low:.4g}-{high:.4g}) | {row['repeats']} | "
+            f"{NAMES.get(row['solver'], row['solver'])}{mark} | {_ms(row)} ({low:.4g}-{high:.4g}) | "
+            f"{row['cpu_ms_per_shot']:.1f} | {row['repeats']} | "
             f"{row['mcells_per_second']:.0f} | {fraction} | {row['peak_mb']:.0f} | {row['compile_s']:.1f} | {agreed} |"
         )
     return [*lines, ""]
