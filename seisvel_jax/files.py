@@ -7,11 +7,13 @@ import math
 import os
 import re
 import shutil
+import stat
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -19,6 +21,8 @@ from seisvel_jax.errors import UserError
 
 MAX_JSON = 64 * 2**20
 """Bytes of a JSON file that is read at all: the largest survey has a few megabytes."""
+MAX_HEADER = 10_000
+"""Bytes of the header of a `.npy` file; numpy reads no longer ones either."""
 MAX_ARRAY = 4 * 2**30
 """Bytes of an array that is read into memory in one piece; larger ones are memory-mapped, or no sample of ours."""
 
@@ -106,14 +110,12 @@ def only_one(folder: Path, what: str, name: str = ".lock") -> Iterator[None]:
 def read_json(path: str | os.PathLike) -> Any:
     """The value in a JSON file. Raises UserError naming the file where it is missing, too large, or no JSON."""
     path = Path(path)
+    _refuse_special(path)
     try:
         size = path.stat().st_size
         if size > MAX_JSON:
             raise UserError(f"{path}: {size / 2**20:.0f} MiB, expected at most {MAX_JSON // 2**20}: not a file of ours")
-        # Bounded again, as a pipe or a growing file has no size.
-        with open(path, "rb") as file:
-            content = file.read(MAX_JSON + 1)
-        return json.loads(content.decode("utf-8"))
+        return json.loads(path.read_bytes().decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file: check the path") from None
     except IsADirectoryError:
@@ -123,6 +125,16 @@ def read_json(path: str | os.PathLike) -> Any:
         raise UserError(f"{path}: not JSON, or damaged ({reason}): write it again") from error
 
 
+def _refuse_special(path: Path) -> None:
+    """Raises UserError for a pipe, device or socket: reading one may wait or go on for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return  # whoever opens it says why
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"{path}: a pipe or device, expected a file: check the path")
+
+
 def npy_header(path: str | os.PathLike) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and dtype that a `.npy` file states, checked against the file's size; reads a few hundred bytes only.
 
@@ -130,15 +142,23 @@ def npy_header(path: str | os.PathLike) -> tuple[tuple[int, ...], np.dtype]:
     number, or has no elements.
     """
     path = Path(path)
+    with _opened(path) as file:
+        return read_npy_header(file, path.stat().st_size, str(path))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
     if path.is_dir():
         raise UserError(f"{path}: a folder stands where a .npy file is needed: check the path")
+    _refuse_special(path)
     try:
-        with open(path, "rb") as file:
-            return read_npy_header(file, path.stat().st_size, str(path))
+        file = open(path, "rb")  # noqa: SIM115
     except FileNotFoundError:
         raise UserError(f"{path}: no such file: check the path") from None
     except PermissionError:
         raise UserError(f"{path}: no permission to read it") from None
+    with file:
+        yield file
 
 
 def read_npy_header(file: IO[bytes], size: int, name: str) -> tuple[tuple[int, ...], np.dtype]:
@@ -146,14 +166,45 @@ def read_npy_header(file: IO[bytes], size: int, name: str) -> tuple[tuple[int, .
 
     A header may claim any shape: it is compared with the size before anyone allocates memory for it.
     """
+    shape, _, dtype = _npy_header(file, size, name)
+    return shape, dtype
+
+
+_HEADER = re.compile(
+    r"\{'descr': '(?P<descr>[<>|=]?[a-zA-Z][0-9]*)', 'fortran_order': (?P<fortran>True|False), "
+    r"'shape': \((?P<shape>[0-9]{1,18}, |[0-9]{1,18},|(?:[0-9]{1,18}, ?)*[0-9]{1,18}|)\), ?\}\s*"
+)
+_ODD_HEADERS = threading.Lock()
+
+
+def _read_fields(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether the first axis runs fastest, and dtype; any error where it is no header.
+
+    numpy's own reader evaluates the header as Python source. Before Python 3.12 that fails now and then when several
+    threads do it (cpython issue 106905), so what numpy and most others write is read without it.
+    """
+    version = np.lib.format.read_magic(file)
+    if version not in {(1, 0), (2, 0), (3, 0)}:
+        raise ValueError(f"format version {version}")
+    start = file.tell()
+    width = 2 if version == (1, 0) else 4
+    length = int.from_bytes(file.read(width), "little")
+    if length <= MAX_HEADER:
+        text = file.read(length)
+        plain = _HEADER.fullmatch(text.decode("latin1")) if len(text) == length else None
+        if plain:
+            shape = tuple(int(count) for count in plain["shape"].split(",") if count.strip())
+            return shape, plain["fortran"] == "True", np.dtype(plain["descr"])
+    file.seek(start)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    with _ODD_HEADERS, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return read_header(file)
+
+
+def _npy_header(file: IO[bytes], size: int, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     try:
-        version = np.lib.format.read_magic(file)
-        if version not in {(1, 0), (2, 0), (3, 0)}:
-            raise ValueError(f"format version {version}")
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            shape, _, dtype = read_header(file)
+        shape, fortran, dtype = _read_fields(file)
     except Exception as error:  # numpy lets tokenizer, parser and Unicode errors of a damaged header through
         reason = " ".join(str(error).split())[:200]
         if "PK" in reason or name.endswith(".npz"):
@@ -173,7 +224,7 @@ def read_npy_header(file: IO[bytes], size: int, name: str) -> tuple[tuple[int, .
             f"{name}: is truncated: {size - file.tell()} bytes of data, expected {expected} for shape {shape} "
             f"{dtype}: copy or write it again"
         )
-    return shape, dtype
+    return shape, fortran, dtype
 
 
 def load_npy(path: str | os.PathLike, *, memory_map: bool = False) -> np.ndarray:
@@ -183,14 +234,18 @@ def load_npy(path: str | os.PathLike, *, memory_map: bool = False) -> np.ndarray
     number, has no elements, or (unless memory-mapped) is larger than `MAX_ARRAY`: a sparse file claims any size.
     """
     path = Path(path)
-    shape, dtype = npy_header(path)
-    size = math.prod(shape) * dtype.itemsize
-    if size > MAX_ARRAY and not memory_map:
-        raise UserError(
-            f"{path}: shape {shape} {dtype} is {size / 2**30:.1f} GiB, expected one sample of at most "
-            f"{MAX_ARRAY / 2**30:g} GiB: store samples in files of their own"
-        )
-    try:
-        return np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path}: is truncated or not a .npy file ({error}): write it again with numpy.save") from error
+    with _opened(path) as file:
+        shape, fortran, dtype = _npy_header(file, path.stat().st_size, str(path))
+        order: Literal["C", "F"] = "F" if fortran else "C"
+        if memory_map:
+            return np.memmap(path, dtype, "r", file.tell(), shape, order)
+        count = math.prod(shape)
+        if count * dtype.itemsize > MAX_ARRAY:
+            raise UserError(
+                f"{path}: shape {shape} {dtype} is {count * dtype.itemsize / 2**30:.1f} GiB, expected one sample of at "
+                f"most {MAX_ARRAY / 2**30:g} GiB: store samples in files of their own"
+            )
+        array = np.fromfile(file, dtype, count)
+    if array.size < count:  # it shrank while it was read
+        raise UserError(f"{path}: is truncated: {array.size} values, expected {count}: copy or write it again")
+    return array.reshape(shape, order=order)

@@ -1,7 +1,10 @@
 """Every layout is read as written and as others wrote it; names, units, axes and surveys are right."""
 
+import gc
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from seisvel_jax.data.dataset import open_dataset, split_folders
 from seisvel_jax.data.velocity_files import open_velocities
 from seisvel_jax.data.writers import write_challenge_sample, write_openfwi, write_survey
 from seisvel_jax.errors import UserError
+from seisvel_jax.files import load_npy, npy_header
 from seisvel_jax.survey import Boundary, Grid, Survey, openfwi, ricker, speed_and_structure
 
 COARSE = speed_and_structure(spacing=20, dt=2e-3)
@@ -266,3 +270,43 @@ def test_genuine_challenge_like_folder(shared_data):
     assert velocity.shape == (1259, 300) and velocity[0].min() == velocity[0].max() == 1500
     # The direct wave reaches the nearest receiver at 78.9 ms (README of the data).
     assert np.abs(dataset.gathers(0)[0, :, 0]).argmax() == pytest.approx(789, abs=5)
+
+
+def test_many_threads_read_headers_while_garbage_is_collected(tmp_path):
+    # JAX hooks into the collector, so threads take turns in the middle of anything, Python's parser included: before
+    # 3.12 that made numpy's reader of headers fail, and a good file was called truncated.
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(6, dtype=np.float32).reshape(2, 3))
+    before, yields = gc.get_threshold(), [lambda *_: time.sleep(0)]
+    gc.callbacks.extend(yields)
+    gc.set_threshold(20)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            for array in pool.map(lambda _: load_npy(path), range(2000)):
+                assert array.shape == (2, 3) and array[1, 2] == 5
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(yields[0])
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(
+    "array", [np.arange(6.0), np.arange(6, dtype=">i4").reshape(2, 3), np.float32(7), np.ones((1, 2))]
+)
+def test_headers_as_numpy_and_as_others_write_them(tmp_path, array, order):
+    array = np.asarray(array, order=order)
+    np.save(tmp_path / "a.npy", array)
+    content = (tmp_path / "a.npy").read_bytes()
+    fields = np.lib.format.header_data_from_array_1_0(array)
+    for text in (
+        "{{'shape': {shape}, 'fortran_order': {fortran_order}, 'descr': '{descr}'}}\n",  # another order of the keys
+        "{{'descr': '{descr}', 'fortran_order': {fortran_order}, 'shape': {shape}, }}   \n",
+        "{{'descr':'{descr}','fortran_order':{fortran_order},'shape':{shape}}}",
+    ):
+        header = text.format(**fields).encode()
+        (tmp_path / "b.npy").write_bytes(content[:8] + len(header).to_bytes(2, "little") + header + content[128:])
+        for path in (tmp_path / "a.npy", tmp_path / "b.npy"):
+            for memory_map in (False, True):
+                found = load_npy(path, memory_map=memory_map)
+                assert (found.shape, found.dtype) == (array.shape, array.dtype) == npy_header(path)
+                np.testing.assert_array_equal(found, array)
