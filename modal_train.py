@@ -292,7 +292,7 @@ def check_under(path: Path | str | None, place: str, option: str) -> str:
 
 def check_there(path: Path | str | None, place: str, option: str) -> str:
     """`path` as text. Raises UserError where the volume at `place` does not have it."""
-    inner = check_under(path, place, option).removeprefix(place)
+    inner = "/" if str(path) == place else check_under(path, place, option).removeprefix(place)
     try:
         found = VOLUMES[place].listdir(inner)
     except (modal.exception.NotFoundError, modal.exception.InvalidError):

@@ -374,6 +374,7 @@ def test_preempted_in_the_middle_it_resumes_to_the_same_bits(tmp_path, programs,
     assert_same_run(straight, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_when_the_day_is_over_the_next_call_goes_on_to_the_same_bits(tmp_path, programs, data, straight):
     body = start_body(tmp_path, programs, data, "time")
     out, errors = body.communicate(timeout=120)
