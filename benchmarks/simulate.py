@@ -21,7 +21,8 @@ def main() -> None:
     import jax
 
     from seisvel_jax.survey import openfwi, speed_and_structure
-    from seisvel_jax.wave.propagate import make_plan, run_plan
+    from seisvel_jax.wave.plan import make_plan
+    from seisvel_jax.wave.propagate import run_plan
 
     surveys = {
         "speed-and-structure 5 m 1 ms 350 m": speed_and_structure(spacing=5, dt=1e-3),

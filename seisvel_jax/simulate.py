@@ -230,7 +230,8 @@ class Simulator:
 
     def __call__(self, velocity: np.ndarray) -> np.ndarray:
         """Gathers `[batch, source, time, receiver]` of `[batch, depth, x]` m/s."""
-        from seisvel_jax.wave.propagate import make_plan, run_plan
+        from seisvel_jax.wave.plan import make_plan
+        from seisvel_jax.wave.propagate import run_plan
 
         fastest = velocity.max(axis=(1, 2))
         ceiling = np.where(fastest <= USUAL_FASTEST, USUAL_FASTEST, np.ceil(fastest / 500) * 500)
@@ -253,7 +254,7 @@ def read_model(velocities: Velocities, index: int, survey: "Survey") -> tuple[np
     from seisvel_jax.data.resample import resample_velocity
     from seisvel_jax.survey import Grid
     from seisvel_jax.wave.checks import check_sampling, check_velocity
-    from seisvel_jax.wave.propagate import scheme_of
+    from seisvel_jax.wave.scheme import scheme_of
 
     name = f"model {velocities.names[index]}"
     velocity = np.asarray(velocities.velocity(index), np.float32)
@@ -266,7 +267,7 @@ def read_model(velocities: Velocities, index: int, survey: "Survey") -> tuple[np
             f"{name}: shape {velocity.shape}, expected (depth, x) {grid.shape} or another sampling of the same "
             f"{depth:g} m x {width:g} m (survey {survey.name}): check the axis order and the survey"
         )
-    check_sampling(survey, scheme_of(survey)[0], float(velocity.min()))
+    check_sampling(survey, scheme_of(survey).order, float(velocity.min()))
     if velocity.shape == grid.shape:
         return velocity, velocity
     model_grid = Grid(velocity.shape[0], velocity.shape[1], spacing)

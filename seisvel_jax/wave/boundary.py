@@ -1,6 +1,6 @@
-"""The sponges of the two data sets, as the coefficients of one update.
+"""What ends the grid, as the coefficients of one update: the sponges of the two data sets, and room for a PML.
 
-Both schemes have the form `u+ = u- + alpha (u - u-) + beta h^2 lap(u)`: alpha is 2 where nothing is damped.
+All schemes have the form `u+ = u- + alpha (u - u-) + beta h^2 lap(u)`: alpha is 2 where nothing is damped.
 """
 
 import math
@@ -20,7 +20,7 @@ DEVITO_UNIT = 1e-3
 
 @dataclass(frozen=True)
 class Pad:
-    """Sponge nodes beyond the model on each side."""
+    """Nodes beyond the model on each side."""
 
     top: int
     bottom: int
@@ -35,27 +35,32 @@ def pad_of(grid: Grid, boundary: Boundary) -> Pad:
     beyond = [start - (count - 1) * h + boundary.width for start, count in zip(boundary.start, grid.shape, strict=True)]
     bottom, right = (math.floor(metres / h + 1e-6) for metres in beyond)
     near = math.floor(boundary.width / h + 1e-6)
-    return Pad(near, bottom, near, right)
+    return Pad(0 if boundary.free_surface else near, bottom, near, right)
 
 
-def coefficients(velocity: Array, dt: float, grid: Grid, boundary: Boundary) -> tuple[Array, Array]:
+def coefficients(velocity: Array, dt: float, grid: Grid, boundary: Boundary) -> tuple[Array | None, Array]:
     """`(alpha, beta)` on the padded grid `[batch, depth, x]` for velocity `[batch, depth, x]` in m/s.
 
-    Outside the model the velocity of the nearest edge node holds. `dt` in seconds is the step of the solver.
+    Outside the model the velocity of the nearest edge node holds. `dt` in seconds is the step of the solver. alpha is
+    None for a PML, which damps through its memory (absorber.py). On a free surface beta is 0: the field stays at rest.
     """
     pad = pad_of(grid, boundary)
     padded = jnp.pad(velocity, ((0, 0), (pad.top, pad.bottom), (pad.left, pad.right)), mode="edge")
     beta = (padded * (dt / grid.spacing)) ** 2
+    if boundary.free_surface:
+        beta = beta.at[:, 0].set(0)
+    if boundary.kind == "pml":
+        return None, beta
     if boundary.kind == "openfwi":
         # alpha = 2 - damp dt, damp = kappa (d / a)^2, kappa = 3 vmin ln(1e7) / (2 a): each model has its own.
         a = boundary.width - grid.spacing
         slowest = velocity.min(axis=(1, 2), keepdims=True)
-        damp = slowest * jnp.asarray(3 * math.log(1e7) / (2 * a) * dt * openfwi_profile(grid, pad)[None], jnp.float32)
-        return 2 - damp, beta
+        damp = 3 * math.log(1e7) / (2 * a) * dt * openfwi_profile(grid, pad)[None]
+        return 2 - slowest * jnp.asarray(damp, velocity.dtype), beta
     # m u_tt - lap u + damp u_t = q with u_t centred and s = damp v^2 dt / 2:
     # (1 + s) u+ = 2 u - (1 - s) u- + (v dt)^2 lap u.
     damp = DEVITO_UNIT * devito_profile(grid, boundary, pad)[None]
-    s = beta * jnp.asarray(damp * grid.spacing**2 / (2 * dt), jnp.float32)
+    s = beta * jnp.asarray(damp * grid.spacing**2 / (2 * dt), velocity.dtype)
     return 2 / (1 + s), beta / (1 + s)
 
 
@@ -82,6 +87,7 @@ def devito_profile(grid: Grid, boundary: Boundary, pad: Pad) -> np.ndarray:
         pos = np.where(outside > 1e-6, (outside + DEVITO_CELL) / boundary.width, 0)
         return 1.5 * math.log(1000) / boundary.width * (pos - np.sin(2 * np.pi * pos) / (2 * np.pi))
 
+    # With a free surface pad.top is 0, and no place lies above 0.
     depth = axis(pad.top, grid.depth_count, pad.bottom, boundary.start[0])
     x = axis(pad.left, grid.x_count, pad.right, boundary.start[1])
     return depth[:, None] + x[None, :]

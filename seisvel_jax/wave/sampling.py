@@ -7,7 +7,9 @@ KAISER = 6.31
 """Shape of the Kaiser window for half-width 4: Hicks (2002), table 1, monopole sources."""
 
 
-def position_weights(positions: np.ndarray, spacing: float, origin: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def position_weights(
+    positions: np.ndarray, spacing: float, origin: tuple[int, int], *, free_surface: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Nodes `[..., point, 2]` (padded depth and x index) and weights `[..., point]` that stand for each position.
 
     positions `[..., 2]` in metres (x, depth); origin: padded index of the node at depth 0, x 0. A position on a node
@@ -16,6 +18,8 @@ def position_weights(positions: np.ndarray, spacing: float, origin: tuple[int, i
     """
     x_node, x_weight = _axis_weights(positions[..., 0].astype(np.float64) / spacing)
     z_node, z_weight = _axis_weights(positions[..., 1].astype(np.float64) / spacing)
+    if free_surface:
+        z_weight = _folded(z_node, z_weight)
     shape = (*positions.shape[:-1], z_node.shape[-1], x_node.shape[-1])
     nodes = np.stack(
         [
@@ -25,7 +29,16 @@ def position_weights(positions: np.ndarray, spacing: float, origin: tuple[int, i
         axis=-1,
     )
     weights = z_weight[..., :, None] * x_weight[..., None, :]
-    return nodes.reshape(*shape[:-2], -1, 2), weights.reshape(*shape[:-2], -1).astype(np.float32)
+    return nodes.reshape(*shape[:-2], -1, 2), weights.reshape(*shape[:-2], -1)
+
+
+def _folded(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weights `[..., point]` of depth nodes `[..., point]` where pressure is odd about depth 0: Hicks (2002), section 3.
+
+    What a sinc has above the surface belongs, with the other sign, to its image below; the surface itself has none.
+    """
+    images = (nodes[..., :, None] > 0) & (nodes[..., None, :] == -nodes[..., :, None])
+    return np.where(nodes > 0, weights, 0) - (images * weights[..., None, :]).sum(-1)
 
 
 def _axis_weights(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -51,24 +64,29 @@ def _frequencies(nt: int, dt: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fine_wavelet(wavelet: np.ndarray, dt: float, substeps: int, *, correct_dispersion: bool) -> np.ndarray:
-    """The wavelet `[time]` at `dt / substeps`, `[substeps * time]` float32; unchanged where nothing is asked.
+    """The wavelet `[time]` at `dt / substeps`, `[substeps * time]` float64; unchanged where nothing is asked.
 
     The leapfrog scheme answers at `(2 / dt) sin(omega dt / 2)` when it should at omega; with the correction the
     wavelet is stretched the same way, so that `readout` can undo both. Wang & Xu (2015), Koene et al. (2018).
     """
     wavelet = np.asarray(wavelet, np.float64)
     if substeps == 1 and not correct_dispersion:
-        return wavelet.astype(np.float32)
+        return wavelet
+    analysis, synthesis = refinement(wavelet.size, dt, substeps, correct_dispersion=correct_dispersion)
+    return (synthesis @ (analysis @ wavelet)).real
+
+
+def refinement(nt: int, dt: float, substeps: int, *, correct_dispersion: bool) -> tuple[np.ndarray, np.ndarray]:
+    """`fine_wavelet` as two complex matrices, `[frequency, nt]` and `[substeps * nt, frequency]`: the real part counts."""
     step = dt / substeps
-    nt = wavelet.size
     omega, window = _frequencies(nt, dt)
     scheme = 2 / step * np.sin(omega * step / 2) if correct_dispersion else omega
-    spectrum = np.exp(-1j * np.outer(scheme, np.arange(nt) * dt)) @ wavelet
-    return _inverse(spectrum * window, omega, np.arange(substeps * nt) * step, nt).astype(np.float32)
+    analysis = np.exp(-1j * np.outer(scheme, np.arange(nt) * dt)) * window[:, None]
+    return analysis, _synthesis(omega, np.arange(substeps * nt) * step, nt)
 
 
 def readout(nt: int, dt: float, substeps: int) -> np.ndarray:
-    """Matrix `[nt, nt + TAIL]` float32 that takes the leapfrog's time dispersion out of traces recorded at `dt`."""
+    """Matrix `[nt, nt + TAIL]` float64 that takes the leapfrog's time dispersion out of traces recorded at `dt`."""
     step = dt / substeps
     omega, window = _frequencies(nt + TAIL, dt)
     scheme = 2 / step * np.arcsin(omega * step / 2)
@@ -76,10 +94,10 @@ def readout(nt: int, dt: float, substeps: int) -> np.ndarray:
     taper[nt:] = np.cos(np.linspace(0, np.pi / 2, TAIL)) ** 2
     times = np.arange(nt + TAIL) * dt
     spectra = np.exp(-1j * np.outer(scheme, times)) * (window[:, None] * taper)
-    return _inverse(spectra, omega, np.arange(nt) * dt, nt + TAIL).astype(np.float32)
+    return (_synthesis(omega, np.arange(nt) * dt, nt + TAIL) @ spectra).real
 
 
-def _inverse(spectrum: np.ndarray, omega: np.ndarray, times: np.ndarray, nt: int) -> np.ndarray:
+def _synthesis(omega: np.ndarray, times: np.ndarray, nt: int) -> np.ndarray:
     # One-sided inverse of a transform over 2 nt samples: the zero frequency counts once, all others twice.
     once = np.where(omega == 0, 1.0, 2.0) / (2 * nt)
-    return ((np.exp(1j * np.outer(times, omega)) * once) @ spectrum).real
+    return np.exp(1j * np.outer(times, omega)) * once

@@ -1,0 +1,49 @@
+"""The derivative of the time loop: what a small change of the ground adds to the gathers (Born modelling)."""
+
+import jax
+import jax.numpy as jnp
+
+from seisvel_jax.wave.march import Chunk, Clock, Fields, recording
+from seisvel_jax.wave.medium import State
+
+
+def born(chunk: Chunk, clock: Clock, change: Fields) -> jax.Array:
+    """Change of the record `[row, lane, receiver]` for a change of the chunk's fields, to first order.
+
+    change: alpha and beta `[lane, depth, x]`, strength `[lane, source, point]`, wavelet `[step, lane, source]`. The
+    field and its change march together: the change is driven by `d alpha (u - u-) + d beta (h^2 lap u + f)`.
+    """
+    medium, layout = chunk.medium, chunk.medium.layout
+    of_alpha = None if change.alpha is None else layout.pack(change.alpha)
+    of_beta = layout.pack(change.beta)
+    record, keep = recording(chunk, clock)
+
+    def step(field: State, scattered: State, n: jax.Array, chain: jax.Array) -> tuple[State, State]:
+        field, scattered = medium.with_forces(field), medium.with_forces(scattered)
+        bend = medium.laplacian(field.now)
+        for force in medium.forces(field):
+            bend = bend + force
+        driven = of_beta * bend
+        if of_alpha is not None:
+            driven = driven + of_alpha * (layout.inner(field.now) - layout.inner(field.before))
+        new = medium.leapfrog(scattered.before, scattered.now, *medium.forces(scattered)) + driven
+        new = layout.write(scattered.spare, new)
+        values = change.wavelet[n][..., None] * chunk.strength + (chunk.wavelet[n] + 0 * chain)[..., None] * change.strength
+        new = chunk.add(new, chunk.source_at, values, distinct=chunk.distinct[0])
+        scattered = scattered._replace(before=scattered.now, now=new, spare=scattered.before)
+        new = layout.write(field.spare, medium.leapfrog(field.before, field.now, *medium.forces(field)))
+        new = chunk.fire(new, n, chain)
+        return field._replace(before=field.now, now=new, spare=field.before), scattered
+
+    def turn(i: jax.Array, carry: tuple) -> tuple:
+        field, scattered, record, chain = carry
+        for s in range(clock.turn):
+            n = i * clock.turn + s
+            field, scattered = step(field, scattered, n, chain)
+            record, seen = keep(record, n, scattered, clock.row_ends(s))
+            chain = chain if seen is None else seen
+        return field, scattered, record, chain
+
+    rest = jnp.zeros((), record.dtype)
+    carry = (medium.start(), medium.start(), record, rest)
+    return jax.lax.fori_loop(0, clock.turns, turn, carry)[2]

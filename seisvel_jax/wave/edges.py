@@ -1,0 +1,58 @@
+"""What the stencil misses at the edge of the padded grid, as a force on the rows and columns beside it.
+
+Beyond the edge a field holds zeros. A free surface asks for the mirrored field with the other sign instead, OpenFWI's
+outer edge for the field of the opposite side. Both enter as a force, because a field that is read must not be written
+(layout.py). Both operators are symmetric, so the transposed step uses the same force.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seisvel_jax.wave.layout import Layout, Rows, Sides
+
+
+def free_surface(layout: Layout, second: np.ndarray, field: jax.Array, force: jax.Array) -> jax.Array:
+    """The force with what `u(-z) = -u(z)` adds to the first rows."""
+    h = layout.halo
+    beyond = -Rows(layout, 1, h).read(field)[::-1]
+    return Rows(layout, 0, h).write(force, _seen_from_below(beyond, second, axis=0, width=1))
+
+
+def periodic(
+    layout: Layout, second: np.ndarray, field: jax.Array, force_z: jax.Array, force_x: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The forces with what the opposite sides add to the outermost rows and columns."""
+    h, width = layout.halo, layout.halo * layout.lanes
+    top, bottom = Rows(layout, 0, h), Rows(layout, layout.depth - h, h)
+    force_z = top.write(force_z, _seen_from_below(bottom.read(field), second, axis=0, width=1))
+    force_z = bottom.write(force_z, _seen_from_above(top.read(field), second, axis=0, width=1))
+    sides = Sides(layout, h, h)
+    block = sides.read(field)
+    left = _seen_from_below(block[1:, :width], second, axis=1, width=layout.lanes)
+    right = _seen_from_above(block[:-1, -width:], second, axis=1, width=layout.lanes)
+    values = jnp.concatenate(
+        [jnp.pad(right, ((1, 0), (0, 0))), jnp.zeros_like(block[:, :width]), jnp.pad(left, ((0, 1), (0, 0)))], axis=1
+    )
+    return force_z, sides.write(force_x, values)
+
+
+def _seen_from_below(beyond: jax.Array, second: np.ndarray, *, axis: int, width: int) -> jax.Array:
+    """What `halo` rows (columns) before the first add to the first `halo` ones. `width` elements a row (column)."""
+    halo = second.size - 1
+    wide = jnp.concatenate([beyond, jnp.zeros_like(beyond)], axis=axis)
+    return sum(  # type: ignore[return-value]
+        beyond.dtype.type(second[j])
+        * jax.lax.slice_in_dim(wide, (halo - j) * width, (2 * halo - j) * width, axis=axis)
+        for j in range(1, halo + 1)
+    )
+
+
+def _seen_from_above(beyond: jax.Array, second: np.ndarray, *, axis: int, width: int) -> jax.Array:
+    """What `halo` rows (columns) after the last add to the last `halo` ones."""
+    halo = second.size - 1
+    wide = jnp.concatenate([jnp.zeros_like(beyond), beyond], axis=axis)
+    return sum(  # type: ignore[return-value]
+        beyond.dtype.type(second[j]) * jax.lax.slice_in_dim(wide, j * width, (halo + j) * width, axis=axis)
+        for j in range(1, halo + 1)
+    )
