@@ -166,7 +166,7 @@ class Sides:
     def write(self, field: jax.Array, values: jax.Array) -> jax.Array:
         """The field with these values in the block."""
         where = (self.layout.lead_z, self.first * self.layout.lanes)
-        return jax.lax.dynamic_update_slice(self._view(field), values, where).reshape(-1)
+        return jax.lax.dynamic_update_slice(self._view(field), values, where).reshape(field.shape)
 
     def shift(self, values: jax.Array, by: int) -> jax.Array:
         """Values of the block, each from `by` columns to the right; 0 beyond it."""

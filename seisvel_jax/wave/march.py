@@ -177,14 +177,13 @@ def history(chunk: Chunk, length: int, first: Array) -> tuple[jax.Array, Keep]:
 
 
 def frame_blocks(plan: Plan, chunk: Chunk) -> tuple[Block, ...]:
-    """The absorbing frame around the model, as blocks."""
-    layout = chunk.medium.layout
-    bottom = layout.depth - plan.pad.bottom
-    blocks: list[Block] = [Sides(layout, plan.pad.right, plan.pad.left)]
-    if plan.pad.top:
-        blocks.append(Rows(layout, 0, plan.pad.top))
-    if plan.pad.bottom:
-        blocks.append(Rows(layout, bottom, plan.pad.bottom))
+    """The absorbing frame around the model, as blocks; `halo` nodes wider, as far as the layer's force reaches in."""
+    layout, pad, h = chunk.medium.layout, plan.pad, chunk.medium.layout.halo
+    blocks: list[Block] = [Sides(layout, pad.right + h, pad.left + h)]
+    if pad.top:
+        blocks.append(Rows(layout, 0, pad.top + h))
+    if pad.bottom:
+        blocks.append(Rows(layout, layout.depth - pad.bottom - h, pad.bottom + h))
     return tuple(blocks)
 
 

@@ -28,6 +28,7 @@ class State(NamedTuple):
     """What the edges and the PML add to the Laplacian; 0 in most of the grid. Vertical and horizontal overlap in the
     corners, hence two."""
     force_x: jax.Array | None
+    """`[row, pitch * lanes]`: carried as it is written, or XLA copies it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Medium:
         has_z = bool(self.absorbers) or self.free_surface or self.periodic
         has_x = bool(self.absorbers) or self.periodic
         memory = tuple(a.start() for a in self.absorbers)
-        return State(rest, rest, rest, memory, rest if has_z else None, rest if has_x else None)
+        across = rest.reshape(self.layout.rows, self.layout.row)
+        return State(rest, rest, rest, memory, rest if has_z else None, across if has_x else None)
 
     def step(self, state: State, add: Callable[[jax.Array], jax.Array], *, transposed: bool = False) -> State:
         """The state one step later; `add` puts the sources into the new field."""
@@ -80,7 +82,7 @@ class Medium:
 
     def forces(self, state: State) -> tuple[jax.Array, ...]:
         """`[size]` each."""
-        return tuple(self.layout.inner(f) for f in (state.force_z, state.force_x) if f is not None)
+        return tuple(self.layout.inner(f.reshape(-1)) for f in (state.force_z, state.force_x) if f is not None)
 
     def laplacian(self, field: jax.Array) -> jax.Array:
         """`[size]` `h^2` times the Laplacian, with zeros beyond the grid."""
