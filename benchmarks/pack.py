@@ -1,6 +1,6 @@
 """Bytes and samples a second of a pack against the challenge folders it was made from, in one run on this machine.
 
-python benchmarks/pack.py [--samples 40] [--folder DIR] [--output benchmarks/results/pack_cpu.json]
+python benchmarks/pack.py [--samples 64] [--folder DIR] [--output benchmarks/results/pack_cpu.json]
 
 Makes challenge-size samples (five files of 10001 x 31 float32 and one of 300 x 1259 float64 each; band-limited noise
 and layers) in a temporary folder, packs them at 1 ms with the command, and reads both through the training pipeline
@@ -33,7 +33,7 @@ RUNS = 5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=40)
+    parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--folder", type=Path, help="where to make the data (default: the system's temporary folder)")
     parser.add_argument("--output", type=Path, help="file for the results; a .md of the same name beside it")
     options = parser.parse_args()
@@ -59,21 +59,21 @@ def measure(folder: Path, samples: int) -> dict:
     own, coarse = speed_and_structure(), speed_and_structure(dt=1e-3)
     assert open_dataset(packed).survey.gather_shape == coarse.gather_shape
     cases = {"folders": (raw, coarse), "folders, raw": (raw, own), "pack": (packed, coarse)}
-    rates: dict[str, dict[str, list[float]]] = {name: {"cold": [], "warm": []} for name in cases}
+    runs: dict[str, dict[str, list[dict[str, float]]]] = {name: {"cold": [], "warm": []} for name in cases}
     for _ in range(RUNS):  # one after the other, so that a busy moment of the machine does not fall on one case alone
         for name, (path, survey) in cases.items():
             for state in ("cold", "warm"):
                 if state == "cold":
                     forget(path)
-                rates[name][state].append(read(path, survey))
+                runs[name][state].append(read(path, survey))
     sizes = {"folders": size(raw), "pack": size(packed)}
-    summary = {
-        name: {
-            state: {"median": statistics.median(values), "min": min(values), "max": max(values)}
-            for state, values in states.items()
+    rates, cpu = (
+        {
+            name: {state: spread([run[key] for run in of]) for state, of in states.items()}
+            for name, states in runs.items()
         }
-        for name, states in rates.items()
-    }
+        for key in ("samples_per_second", "cpu_ms")
+    )
     return {
         "commit": git("rev-parse", "--short", "HEAD"),
         "modified": bool(git("status", "--porcelain", "seisvel_jax", "benchmarks/pack.py")),
@@ -84,16 +84,18 @@ def measure(folder: Path, samples: int) -> dict:
         "bytes": sizes,
         "bytes_ratio": round(sizes["folders"] / sizes["pack"], 2),
         "packing_samples_per_second": round(samples / packing, 2),
-        "samples_per_second": {
-            name: {state: {k: round(v, 1) for k, v in values.items()} for state, values in states.items()}
-            for name, states in summary.items()
-        },
+        "samples_per_second": rates,
+        "cpu_ms_per_sample": cpu,
         "speed_ratio": {
-            f"pack to {name}, {state}": round(summary["pack"][state]["median"] / summary[name][state]["median"], 2)
+            f"pack to {name}, {state}": round(rates["pack"][state]["median"] / rates[name][state]["median"], 2)
             for name in ("folders", "folders, raw")
             for state in ("cold", "warm")
         },
     }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": round(statistics.median(values), 2), "min": round(min(values), 2), "max": round(max(values), 2)}
 
 
 def make_samples(folder: Path, count: int) -> None:
@@ -113,23 +115,23 @@ def make_samples(folder: Path, count: int) -> None:
         write_challenge_sample(folder, f"sample{index:04d}", gathers, velocity)
 
 
-def read(path: Path, survey) -> float:
-    """Samples a second of one epoch through the pipeline, the set opened anew; the first batch is counted."""
+def read(path: Path, survey) -> dict[str, float]:
+    """Samples a second and CPU ms a sample of an epoch through the pipeline, the set opened anew, nothing cached."""
     from seisvel_jax.data.dataset import open_dataset
     from seisvel_jax.data.pipeline import Batches, Resampled
 
     dataset = open_dataset(path)
     samples = Resampled(dataset, survey, 0.0)
-    batches = Batches(samples, np.arange(len(dataset)), survey, BATCH, 0, read_threads=2, cache_gib=0.0)
+    batches = Batches(samples, np.arange(len(dataset)), survey, BATCH, 0, prefetch=2, cache_gib=0.0)
     steps = len(dataset) // BATCH
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     stream = batches.from_step(0)
     for _ in range(steps):
         batch = next(stream)
-    elapsed = time.perf_counter() - began
+    elapsed, cpu = time.perf_counter() - began, time.process_time() - cpu
     assert batch["gathers"].shape == (BATCH, *survey.gather_shape)
     stream.close()
-    return steps * BATCH / elapsed
+    return {"samples_per_second": steps * BATCH / elapsed, "cpu_ms": 1e3 * cpu / (steps * BATCH)}
 
 
 def forget(path: Path) -> None:
@@ -167,12 +169,13 @@ def table(results: dict) -> str:
         f"`python benchmarks/pack.py --samples {results['samples']}`; load {results['load']}; medians of {RUNS} runs "
         "(range).",
         "",
-        "| | bytes | samples/s, cold page cache | samples/s, warm |",
-        "|---|---|---|---|",
+        "| | bytes | samples/s, cold page cache | samples/s, warm | CPU ms a sample, cold | warm |",
+        "|---|---|---|---|---|---|",
     ]
     for name, states in results["samples_per_second"].items():
         cells = [f"{states[s]['median']} ({states[s]['min']}-{states[s]['max']})" for s in ("cold", "warm")]
-        lines.append(f"| {name} | {results['bytes'][name.partition(',')[0]]:,} | {cells[0]} | {cells[1]} |")
+        cells += [str(results["cpu_ms_per_sample"][name][state]["median"]) for state in ("cold", "warm")]
+        lines.append(f"| {name} | {results['bytes'][name.partition(',')[0]]:,} | {' | '.join(cells)} |")
     ratios = "; ".join(f"{name}: {ratio}" for name, ratio in results["speed_ratio"].items())
     lines += ["", f"Bytes: {results['bytes_ratio']} times fewer. Speed, {ratios}.", ""]
     return "\n".join(lines)

@@ -390,7 +390,7 @@ def _finished_shards(output: Path, info: PackInfo, plan: list[range]) -> dict[in
     for number in range(len(plan)):
         path = output / _record_file(number)
         if path.exists():
-            with contextlib.suppress(UserError, KeyError, TypeError, ValueError, AttributeError):
+            with contextlib.suppress(UserError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
                 records[number] = Shard.from_dict(read_json(path))
     done = {}
     for number, shard in records.items():
