@@ -1,8 +1,8 @@
 """seisvel_jax on Modal: the commands of this package with a GPU, volumes and retries around them (docs/modal.md).
 
     modal run --detach modal_train.py configs/speed_and_structure.py --data.path /data/train --workdir /runs/first
-    modal run --detach modal_train.py::train CONFIG --data.path /data/train --workdir /runs/first --gpu H100
-    modal run modal_train.py::{inspect,pack,simulate,train,resume,predict,submit,tensorboard} WORDS
+    modal run --detach modal_train.py::app.train CONFIG --data.path /data/train --workdir /runs/first --gpu H100
+    modal run modal_train.py::app.{inspect,pack,simulate,train,resume,predict,submit,tensorboard} WORDS
 
 WORDS are those of `python -m seisvel_jax.NAME`, with the volumes at /data, /runs and /results, and besides
 --gpu NAME[:COUNT] and --shards N (how many containers simulate or predict). Nothing here decides what is computed.
@@ -40,6 +40,8 @@ SMALL_GPUS = ["L40S", "A10", "L4", "A100"]
 KNOWN_GPUS: tuple[str, ...] = ("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000")
 KNOWN_GPUS += ("H100", "H100!", "H200", "B200", "B200+")
 """Of modal.com/docs/guide/gpu: the client itself takes any name, and Modal refuses it only after all is uploaded."""
+CORES = 8.0
+"""Processor cores beside a GPU, which read and prepare samples."""
 RETRIES = modal.Retries(max_retries=10, initial_delay=0.0)
 """Each attempt goes on where the one before it stopped. Mistakes of the user are answers, not failures: not retried."""
 
@@ -128,7 +130,8 @@ def interrupted_after(seconds: float) -> Iterator[threading.Event]:
 
 def with_gpu(function: modal.Function, gpu: str | None) -> modal.Function:
     """`function` on its own GPUs, or on the one asked for."""
-    return function if gpu is None else function.with_options(gpu=gpu)
+    # Resources are replaced as a whole: the cores have to be asked for again.
+    return function if gpu is None else function.with_options(gpu=gpu, cpu=CORES)
 
 
 @app.function(**LONG, volumes=mounted())
@@ -143,7 +146,7 @@ def run_pack(words: list[str]) -> int:
     return command("pack", words, data)
 
 
-@app.function(**LONG, volumes=mounted(DATA), gpu=SMALL_GPUS)
+@app.function(**LONG, volumes=mounted(DATA), gpu=SMALL_GPUS, cpu=CORES)
 def run_simulate_shard(words: list[str], shard: int, shards: int) -> int:
     """One container's share of a simulation."""
     return command("simulate", [*words, "--shard", str(shard), str(shards)], data)
@@ -155,7 +158,7 @@ def run_simulate(words: list[str], shards: int, gpu: str | None = None) -> int:
     return max(with_gpu(run_simulate_shard, gpu).starmap([(words, shard, shards) for shard in range(shards)]))
 
 
-@app.function(**LONG, volumes=mounted(RUNS), gpu=TRAINING_GPUS, cpu=8.0)
+@app.function(**LONG, volumes=mounted(RUNS), gpu=TRAINING_GPUS, cpu=CORES)
 def run_train(
     config: dict[str, Any], workdir: str, gpu: str | None = None, then: tuple | None = None, dry_run: bool = False
 ) -> int | str:
@@ -184,7 +187,7 @@ def run_train(
     return 0 if then is None else run_predict.spawn(*then).object_id
 
 
-@app.function(**LONG, volumes=mounted(RESULTS), gpu=SMALL_GPUS)
+@app.function(**LONG, volumes=mounted(RESULTS), gpu=SMALL_GPUS, cpu=CORES)
 def run_predict_shard(words: list[str], shard: int, shards: int) -> int:
     """One container's share of a prediction."""
     return command("predict", [*words, "--shard", str(shard), str(shards)], results)
@@ -357,23 +360,34 @@ def start_training(options: Any, own: OnModal, then: tuple | None = None) -> int
     return wait(with_gpu(run_train, own.gpu).spawn(*arguments))
 
 
-def entrypoint(body: Callable[[OnModal, list[str]], int]) -> Callable[..., None]:
-    """Make `body`, which gets the words of a local command, a thing to start with `modal run modal_train.py::NAME`."""
+def checked(body: Callable[[OnModal, list[str]], int]) -> Callable[..., None]:
+    """`body`, which gets the words of a local command, as a function of any words that leaves with its exit code."""
 
     @functools.wraps(body, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
     def start(*words: str) -> None:
-        def checked() -> int:
+        def run() -> int:
             own, rest = take(OnModal, words)
             check_modal(own)
             return body(own, rest)
 
-        run_command(checked)
+        run_command(run)
 
     del start.__wrapped__  # Modal reads the signature: any words
-    return app.local_entrypoint()(start)
+    return start
 
 
-@entrypoint
+def part(body: Callable[[OnModal, list[str]], int]) -> Callable[..., None]:
+    """Something to start with `modal run modal_train.py::app.NAME`.
+
+    Not bound as an entry point in this module: `main` is the only one, so that `modal run modal_train.py` takes it.
+    """
+    start = checked(body)
+    app.local_entrypoint()(start)
+    return start
+
+
+@app.local_entrypoint()
+@checked
 def main(own: OnModal, words: list[str]) -> int:
     """Inspect the data, train or go on, submit: [CONFIG] --data.path D --workdir W [--test T] [--output O]."""
     submission, words = take(Submission, words)
@@ -387,7 +401,7 @@ def main(own: OnModal, words: list[str]) -> int:
     return unusable or start_training(options, own, (prediction, own.shards))
 
 
-@entrypoint
+@part
 def train(own: OnModal, words: list[str]) -> int:
     """Train, or go on: CONFIG --data.path /data/D --workdir /runs/W and any field of the config."""
     if not words or words[0].startswith("-"):
@@ -395,7 +409,7 @@ def train(own: OnModal, words: list[str]) -> int:
     return start_training(training_options(words), own)
 
 
-@entrypoint
+@part
 def resume(own: OnModal, words: list[str]) -> int:
     """Go on with the config that a run began with: --workdir /runs/W and fields that may change."""
     if words and not words[0].startswith("-"):
@@ -403,7 +417,7 @@ def resume(own: OnModal, words: list[str]) -> int:
     return start_training(training_options(words), own)
 
 
-@entrypoint
+@part
 def inspect(own: OnModal, words: list[str]) -> int:
     """Look at data: the words of the inspect command."""
     from seisvel_jax.inspect import Inspect
@@ -412,7 +426,7 @@ def inspect(own: OnModal, words: list[str]) -> int:
     return wait(run_inspect.spawn(words))
 
 
-@entrypoint
+@part
 def pack(own: OnModal, words: list[str]) -> int:
     """Pack data into large files: the words of the pack command."""
     from seisvel_jax.pack import Pack
@@ -424,7 +438,7 @@ def pack(own: OnModal, words: list[str]) -> int:
     return wait(run_pack.spawn(words))
 
 
-@entrypoint
+@part
 def simulate(own: OnModal, words: list[str]) -> int:
     """Simulate data in --shards containers: the words of the simulate command."""
     from seisvel_jax.simulate import Simulate
@@ -436,14 +450,14 @@ def simulate(own: OnModal, words: list[str]) -> int:
     return wait(run_simulate.spawn(words, own.shards, own.gpu))
 
 
-@entrypoint
+@part
 def predict(own: OnModal, words: list[str]) -> int:
     """Predict in --shards containers, into one file: the words of the predict command."""
     check_prediction(words)
     return wait(run_predict.spawn(words, own.shards, own.gpu))
 
 
-@entrypoint
+@part
 def submit(own: OnModal, words: list[str]) -> int:
     """The submission of a run, or of one of its checkpoints: --workdir /runs/W [--step S] [--test T] [--output O]."""
     run, words = take(Run, words)
@@ -453,7 +467,7 @@ def submit(own: OnModal, words: list[str]) -> int:
     return wait(run_predict.spawn(prediction, own.shards, own.gpu))
 
 
-@entrypoint
+@part
 def tensorboard(own: OnModal, words: list[str]) -> int:
     """TensorBoard of all runs, until Ctrl-C."""
     print(board.get_web_url())

@@ -79,6 +79,7 @@ class Service(api_grpc.ModalClientBase):
         self.functions: dict[str, Any] = {}
         self.definitions: dict[str, Any] = {}
         self.gpus: dict[str, list[str]] = {}
+        self.options: dict[str, Any] = {}
         self.volumes: dict[str, str] = {}
         self.function_calls: dict[str, list[dict]] = {}
         self.inputs: dict[str, dict] = {}
@@ -217,6 +218,7 @@ class Service(api_grpc.ModalClientBase):
         bound = self.new_id("fu")
         self.functions[bound] = dict(self.functions[request.function_id])
         self.definitions[bound] = self.definitions[request.function_id]
+        self.options[bound] = request.function_options
         self.gpus[bound] = [gpu_name(request.function_options.resources.gpu_config)]
         return api_pb2.FunctionBindParamsResponse(bound_function_id=bound, handle_metadata=self.handle(bound))
 

@@ -1,6 +1,7 @@
 """modal_train.py: what it asks Modal for, what it refuses, and real runs against Modal's protocol on this machine."""
 
 import ast
+import importlib
 import importlib.metadata
 import json
 import os
@@ -25,10 +26,10 @@ from seisvel_jax.training.optim import make_optimizer
 from seisvel_jax.training.state import abstract_state
 
 modal = pytest.importorskip("modal", reason="the client of Modal is not installed: pip install -e '.[modal]'")
-modal_train = pytest.importorskip("modal_train")
-modal_service = pytest.importorskip("modal_service")
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+modal_train = importlib.import_module("modal_train")
+modal_service = importlib.import_module("modal_service")
 containers = pytest.mark.skipif(
     not modal_service.can_make_containers(), reason="no user namespaces here: unshare -rm is refused"
 )
@@ -87,6 +88,43 @@ def test_it_imports_without_a_token_and_without_jax(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
 
 
+PARTS = ["inspect", "pack", "simulate", "train", "resume", "predict", "submit", "tensorboard"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "found"),
+    [("", "main"), ("::main", "main"), *((f"::app.{part}", part) for part in PARTS)],
+)
+def test_modal_run_finds_the_entry_points(reference, found, cli):
+    assert cli(f"modal_train.py{reference}") == found
+
+
+@pytest.fixture(scope="module")
+def cli():
+    """What `modal run REFERENCE` would run."""
+    code = """
+import sys
+from modal.cli.import_refs import import_and_filter, parse_import_ref
+for line in sys.stdin:
+    reference = parse_import_ref(line.strip(), use_module_mode=False, command="modal run")
+    words = {"base_cmd": "modal run", "accept_local_entrypoint": True, "accept_webhook": False}
+    runnable, _, _ = import_and_filter(reference, **words)
+    print(runnable.info.raw_f.__name__ if runnable else "nothing", flush=True)
+    sys.modules.pop("modal_train", None)
+"""
+    environment = {**os.environ, "MODAL_CONFIG_PATH": os.devnull}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, **pipes) as process:
+
+        def ask(reference: str) -> str:
+            process.stdin.write(reference + "\n")
+            process.stdin.flush()
+            return process.stdout.readline().strip()
+
+        yield ask
+        process.stdin.close()
+
+
 def test_every_dependency_is_pinned_within_what_the_package_allows():
     from packaging.requirements import Requirement
 
@@ -111,7 +149,7 @@ def service(tmp_path_factory, programs):
 def inspected(service):
     if not modal_service.can_make_containers():
         pytest.skip("no user namespaces here: unshare -rm is refused")
-    done = service.modal("run", "modal_train.py::inspect", "/data/train")
+    done = service.modal("run", "modal_train.py::app.inspect", "/data/train")
     assert done.returncode == 0, done.stdout + done.stderr
     return service
 
@@ -267,7 +305,8 @@ TRAIN = ["--data.path", "/data/train", "--workdir", "/runs/first"]
 def test_mistakes_are_found_before_anything_is_spawned(offline, name, words, said, capsys):
     words = [offline if word == "CONFIG" else word for word in words]
     with pytest.raises(SystemExit) as left:
-        getattr(modal_train, name).info.raw_f(*words)
+        entrypoint = getattr(modal_train, name)
+        (entrypoint.info.raw_f if name == "main" else entrypoint)(*words)
     assert left.value.code == 2
     printed = capsys.readouterr()
     assert said in printed.err + printed.out
@@ -282,7 +321,8 @@ def test_words_reach_the_call_as_the_local_command_reads_them(offline, monkeypat
         def __init__(self, gpu=None):
             self.gpu = gpu
 
-        def with_options(self, gpu):
+        def with_options(self, gpu, cpu):
+            assert cpu == 8  # the client sends all resources or none
             return Recorder(gpu)
 
         def spawn(self, *arguments):
@@ -497,13 +537,14 @@ def test_modal_run_train_preempted_in_its_container_resumes_to_the_same_bits(fre
 
     fresh.on_commit = preempt
     words = ["--data.path", "/data/train", "--workdir", "/runs/first", "--gpu", "h100:2"]
-    done = fresh.modal("run", "--detach", "modal_train.py::train", config_file, *words)
+    done = fresh.modal("run", "--detach", "modal_train.py::app.train", config_file, *words)
     logs = [container.log for container in fresh.containers]
     assert done.returncode == 0, (done.stderr, logs)
     assert len(logs) == 2 and "from step 0" in logs[0] and re.search("from step [1-9]", logs[1]), logs
     assert "stopping: the step is finished and saved first" in logs[0]
     assert fresh.answers == [("run_train", 1)]
-    assert fresh.gpus[fresh.containers[0].one["function"]] == ["H100:2"]
+    function = fresh.containers[0].one["function"]
+    assert fresh.gpus[function] == ["H100:2"] and fresh.options[function].resources.milli_cpu == 8000
     assert_same_run(straight, fresh.named("seisvel-runs") / "first")
     assert not any((fresh.named("seisvel-data") / name).exists() for name in ("checkpoints", "config.json"))
 
@@ -538,12 +579,12 @@ def test_modal_run_main_and_submissions_of_a_run(fresh, config_file, straight, t
     assert sorted(p.name for p in fresh.named("seisvel-results").iterdir()) == ["first.npy"]
 
     # The same command again without its config: all is done, and the run's own config is read from the volume.
-    again = fresh.modal("run", "modal_train.py::resume", "--workdir", "/runs/first", "--data.path", "/data/train")
+    again = fresh.modal("run", "modal_train.py::app.resume", "--workdir", "/runs/first", "--data.path", "/data/train")
     assert again.returncode == 0, again.stderr
     assert "all 6 steps are done" in fresh.containers[-1].log
     step = step_folders(run)[0].name
     words = ["--workdir", "/runs/first", "--step", step, "--output", "/results/early.npy", "--shards", "1"]
-    early = fresh.modal("run", "modal_train.py::submit", *words, "--batch-size", "4")
+    early = fresh.modal("run", "modal_train.py::app.submit", *words, "--batch-size", "4")
     assert early.returncode == 0, early.stderr
     predict(
         Predict(checkpoint=(run / "checkpoints" / step,), data=test, output=tmp_path / "e.npy", batch_size=4, **options)
@@ -559,11 +600,11 @@ def test_modal_run_simulate_and_pack(fresh, tmp_path):
     (place / "survey.json").write_text(json.dumps(SURVEY.to_dict()))
     np.save(place / "models.npy", np.random.default_rng(0).integers(1500, 2500, (5, 1, 8, 8)).astype(np.float32))
     words = ["--survey", "/data/survey.json", "--models", "/data/models.npy", "--layout", "openfwi", "--file-size", "2"]
-    done = fresh.modal("run", "modal_train.py::simulate", *words, "--output", "/data/made", "--shards", "3")
+    done = fresh.modal("run", "modal_train.py::app.simulate", *words, "--output", "/data/made", "--shards", "3")
     logs = "".join(container.log for container in fresh.containers)
     assert done.returncode == 0, (done.stderr, logs)
     assert sorted(p.name for p in (place / "made" / "data").iterdir()) == ["data1.npy", "data2.npy", "data3.npy"]
-    packed = fresh.modal("run", "modal_train.py::pack", "--data", "/data/made", "--output", "/data/packed")
+    packed = fresh.modal("run", "modal_train.py::app.pack", "--data", "/data/made", "--output", "/data/packed")
     assert packed.returncode == 0, (packed.stderr, fresh.containers[-1].log)
-    found = fresh.modal("run", "modal_train.py::inspect", "/data/packed")
+    found = fresh.modal("run", "modal_train.py::app.inspect", "/data/packed")
     assert found.returncode == 0 and "usable: 5 good samples" in fresh.containers[-1].log
