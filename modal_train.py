@@ -324,12 +324,13 @@ def check_prediction(words: Sequence[str], *, made_later: bool = False) -> None:
 
 def wait(call: modal.FunctionCall) -> int:
     """Follow a call, and those it is followed by, to the end; the exit code."""
-    while True:
-        say(f"{call.object_id}: running; it goes on without this terminal if started with --detach")
+    name, answer = call.object_id, None
+    while answer is None or isinstance(answer, str):
+        say(f"{name}: running; it goes on without this terminal if started with --detach")
         answer = call.get()
-        if not isinstance(answer, str):
-            return answer
-        call = modal.FunctionCall.from_id(answer)
+        if isinstance(answer, str):
+            name, call = answer, modal.FunctionCall.from_id(answer)
+    return answer
 
 
 def training_options(words: Sequence[str]) -> Any:
