@@ -11,6 +11,7 @@ and the step is `u+ = 2 u - u- + beta (L_z u + L_x u + f_z + f_x)`. Transposed (
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -23,13 +24,22 @@ POWER = 2
 """Of the damping's growth into the layer."""
 
 
+Memory = tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
+"""Two memory variables, three buffers each, the current one first. They rotate like those of the field."""
+MARGINS = {False: (2, 1), True: (2, 2)}
+"""Halos around the layer in the buffers of the two variables, forwards and transposed: always 0, so that every
+neighbour is a slice."""
+
+
 @dataclass(frozen=True)
 class Absorber:
-    """One block of the layer with its profile: `a` and `b`, broadcast over the block."""
+    """One block of the layer with its profile: `a` and `b`, broadcast over the block.
+
+    Each variable is written into a buffer that the same loop does not read: without that XLA works it out again for every
+    neighbour that needs it, or walks the buffer twice.
+    """
 
     block: Block
-    axis: int
-    """Along which it absorbs: 0 depth, 1 x."""
     a: jax.Array
     b: jax.Array
     first: np.ndarray
@@ -37,44 +47,42 @@ class Absorber:
     second: np.ndarray
     """`[1 + halo]` weights of the second derivative."""
 
-    def start(self) -> tuple[jax.Array, jax.Array]:
-        """The two memory variables at rest."""
-        rest = jnp.zeros(self.block.shape, self.a.dtype)
-        return rest, rest
+    def start(self, *, transposed: bool) -> Memory:
+        """The memory at rest."""
+        return tuple((jnp.zeros(self.block.shape(m), self.a.dtype),) * 3 for m in MARGINS[transposed])  # type: ignore
 
-    def force(self, memory: tuple[jax.Array, jax.Array], field: jax.Array) -> tuple[tuple, jax.Array]:
-        """The memory after a step, and `f` on the block."""
-        psi, zeta = memory
-        psi = _settle(self.b * psi + self.a * self._derivative(lambda j: self.block.read(field, j)))
-        bend = self._curvature(lambda j: self.block.read(field, j))
-        zeta = _settle(self.b * zeta + self.a * (bend + self._inside(psi)))
-        return (psi, zeta), self._inside(psi) + zeta
+    def force(self, memory: Memory, field: jax.Array) -> tuple[Memory, jax.Array]:
+        """The memory after a step, and `f` on the block with a margin of 1."""
+        block, (psis, zetas) = self.block, memory
+        values = self.b * block.inside(psis[0], 2, 0) + self.a * self._derivative(lambda j: block.read(field, 0, j))
+        psi = block.put(psis[1], values, 2)
+        bend = self._curvature(lambda j: block.read(field, 0, j))
+        slope = self._derivative(lambda j: block.inside(psi, 2, 0, j))
+        zeta = block.put(zetas[1], self.b * block.inside(zetas[0], 1, 0) + self.a * (bend + slope), 1)
+        force = self._derivative(lambda j: block.inside(psi, 2, 1, j)) + zeta
+        return ((psi, psis[2], psis[0]), (zeta, zetas[2], zetas[0])), force
 
-    def transposed_force(self, memory: tuple[jax.Array, jax.Array], mu: jax.Array) -> tuple[tuple, jax.Array]:
+    def transposed_force(self, memory: Memory, mu: jax.Array) -> tuple[Memory, jax.Array]:
         """The same for the transposed step."""
-        stretched, flux = memory
-        stretched = _settle(self.b * stretched + self.a * self.block.read(mu))
-        slope = self._derivative(lambda j: self.block.read(mu, j)) + self._inside(stretched)
-        flux = _settle(self.b * flux - self.a * slope)
-        return (stretched, flux), self._curvature(lambda j: self.block.shift(stretched, j)) - self._inside(flux)
+        block, (stretches, fluxes) = self.block, memory
+        values = self.b * block.inside(stretches[0], 2, 0) + self.a * block.read(mu, 0)
+        stretch = block.put(stretches[1], values, 2)
+        slope = self._derivative(lambda j: block.read(mu, 0, j) + block.inside(stretch, 2, 0, j))
+        flux = block.put(fluxes[1], self.b * block.inside(fluxes[0], 2, 0) - self.a * slope, 2)
+        bend = self._curvature(lambda j: block.inside(stretch, 2, 1, j))
+        force = bend - self._derivative(lambda j: block.inside(flux, 2, 1, j))
+        return ((stretch, stretches[2], stretches[0]), (flux, fluxes[2], fluxes[0])), force
 
-    def _inside(self, values: jax.Array) -> jax.Array:
-        return self._derivative(lambda j: self.block.shift(values, j))
-
-    def _derivative(self, at: object) -> jax.Array:
-        return sum(self.a.dtype.type(d) * (at(j) - at(-j)) for j, d in enumerate(self.first, start=1))  # type: ignore
-
-    def _curvature(self, at: object) -> jax.Array:
+    def _derivative(self, at: Callable[[int], jax.Array]) -> jax.Array:
         scalar = self.a.dtype.type
-        total = scalar(self.second[0]) * at(0)  # type: ignore[operator]
+        return sum(scalar(d) * (at(j) - at(-j)) for j, d in enumerate(self.first, start=1))  # type: ignore[return-value]
+
+    def _curvature(self, at: Callable[[int], jax.Array]) -> jax.Array:
+        scalar = self.a.dtype.type
+        total = scalar(self.second[0]) * at(0)
         for j, c in enumerate(self.second[1:], start=1):
-            total = total + scalar(c) * (at(j) + at(-j))  # type: ignore[operator]
+            total = total + scalar(c) * (at(j) + at(-j))
         return total
-
-
-def _settle(values: jax.Array) -> jax.Array:
-    """Compute these values once: without the barrier XLA works them out again for every neighbour that reads them."""
-    return jax.lax.optimization_barrier(values)
 
 
 def profile(
@@ -95,17 +103,13 @@ def profile(
     return sigma / (sigma + shift) * (b - 1), b
 
 
-def blocks(layout: Layout, top: int, bottom: int, left: int, right: int) -> tuple[tuple[Block, int], ...]:
-    """The blocks of the layer that have any nodes, with the axis along which each absorbs.
-
-    Each is `halo` nodes wider than its layer on both sides: as far as a derivative of its memory reaches.
-    """
-    h = layout.halo
-    found: list[tuple[Block, int]] = []
+def blocks(layout: Layout, top: int, bottom: int, left: int, right: int) -> tuple[Block, ...]:
+    """The blocks of the layer that have any nodes."""
+    found: list[Block] = []
     if top:
-        found.append((Rows(layout, -h, top + 2 * h), 0))
+        found.append(Rows(layout, 0, top))
     if bottom:
-        found.append((Rows(layout, layout.depth - bottom - h, bottom + 2 * h), 0))
+        found.append(Rows(layout, layout.depth - bottom, bottom))
     if left or right:
-        found.append((Sides(layout, right + h, left + h), 1))
+        found.append(Sides(layout, right, left))
     return tuple(found)

@@ -8,16 +8,15 @@ sum over `u` at one time and `mu` at three:
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from seisvel_jax.wave.march import Chunk, Clock, Fields, forward_keeping, frame_blocks, history, march
+from seisvel_jax.wave.march import Chunk, Clock, Fields, frame_blocks, history, march, resume
 from seisvel_jax.wave.medium import State
 from seisvel_jax.wave.plan import Plan
-
-__all__ = ["backward", "forward_keeping"]
 
 
 def backward(chunk: Chunk, clock: Clock, plan: Plan, kept: Any, residual: jax.Array) -> Fields:
@@ -28,7 +27,7 @@ def backward(chunk: Chunk, clock: Clock, plan: Plan, kept: Any, residual: jax.Ar
     sums = _Sums(chunk, clock, residual)
     start = sums.start()
     if plan.scheme.memory == "full":
-        result = sums.march_back(0, clock.turns, start, lambda fields, n: (fields[n], fields), kept)
+        result = sums.march_back(0, clock.turns, start, lambda fields, n, _: (fields[n], fields), kept)
     elif plan.scheme.memory == "reconstruct":
         result = _reconstructing(chunk, clock, plan, sums, kept, start)
     else:
@@ -51,36 +50,37 @@ class _Sums:
         medium = self.chunk.medium
         rest = jnp.zeros_like(medium.beta)
         emitted = jnp.zeros((self.clock.steps, self.chunk.source_at.size), rest.dtype)
-        return medium.start(), rest, None if medium.alpha is None else rest, emitted
+        return medium.start(transposed=True), rest, None if medium.alpha is None else rest, emitted
 
     def march_back(
         self,
         first: jax.Array | int,
         last: jax.Array | int,
         start: tuple,
-        field: Callable[[Any, jax.Array], tuple[jax.Array, Any]],
+        field: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]],
         source: Any,
     ) -> tuple:
-        """Turns last-1 down to first. `field(source, n) -> (u [size] after step n, source)`."""
+        """Turns last-1 down to first. `field(source, n, after) -> (u [size] after step n, source)`."""
         chunk, clock, medium = self.chunk, self.clock, self.chunk.medium
         inner = medium.layout.inner
 
         def turn(i: jax.Array, carry: tuple) -> tuple:
-            (state, of_beta, of_alpha, emitted), source, chain = carry
+            (state, of_beta, of_alpha, emitted), source, after = carry
             for s in reversed(range(clock.turn)):
                 n = (last - 1 - i) * clock.turn + s
                 heard = jnp.zeros_like(self.into[..., 0])
                 if clock.row_ends(s):
                     row = jnp.minimum(n // clock.substeps, clock.room - 1)
                     heard = jnp.where(n < clock.rows * clock.substeps, self.residual[row], 0)
-                values = (heard + 0 * chain)[..., None] * self.into
+                values = heard[..., None] * self.into
                 state = medium.step(
                     state,
-                    lambda mu, values=values: chunk.add(mu, chunk.receiver_at, values, distinct=chunk.distinct[1]),  # type: ignore[misc]
+                    partial(chunk.add, where=chunk.receiver_at, values=values, distinct=chunk.distinct[1]),
+                    after,
                     transposed=True,
                 )
                 # The state's buffers now hold mu at this time (now), one later (before) and two later (spare).
-                u, source = field(source, n)
+                u, source = field(source, n, after)
                 now, later, last_of_three = inner(state.now), inner(state.before), inner(state.spare)
                 bend = (
                     now - 2 * later + last_of_three
@@ -92,8 +92,8 @@ class _Sums:
                     of_alpha = of_alpha + u * (later - last_of_three)
                 emission = state.now.at[chunk.source_at].get(mode="promise_in_bounds")
                 emitted = jax.lax.dynamic_update_index_in_dim(emitted, emission, n, 0)
-                chain = of_beta[0] + emission[0] + (0 if of_alpha is None else of_alpha[0])
-            return (state, of_beta, of_alpha, emitted), source, chain
+                after = of_beta[0] + emission[0] + (0 if of_alpha is None else of_alpha[0])
+            return (state, of_beta, of_alpha, emitted), source, after
 
         rest = jnp.zeros((), medium.beta.dtype)
         return jax.lax.fori_loop(0, last - first, turn, (start, source, rest))[0]
@@ -123,14 +123,13 @@ def _by_segments(chunk: Chunk, clock: Clock, sums: _Sums, kept: tuple, start: tu
     def segment(i: jax.Array, carry: tuple) -> tuple:
         result, fields, scratch = carry
         number = wanted - 1 - i
-        before, now, memory = jax.tree.map(lambda store: store[number], kept)
-        state = State(before, now, scratch.spare, memory, scratch.force_z, scratch.force_x)
+        state = resume(jax.tree.map(lambda store: store[number], kept), scratch)
         first = number * clock.segment
         last = jnp.minimum(first + clock.segment, clock.turns)
         keep = history(chunk, length, first * clock.turn)[1]
         state, fields = march(chunk, clock, first, last, state, fields, keep)
         result = sums.march_back(
-            first, last, result, lambda fields, n: (fields[n - first * clock.turn], fields), fields
+            first, last, result, lambda fields, n, _: (fields[n - first * clock.turn], fields), fields
         )
         return result, fields, state
 
@@ -144,18 +143,18 @@ def _reconstructing(chunk: Chunk, clock: Clock, plan: Plan, sums: _Sums, kept: t
     blocks = frame_blocks(plan, chunk)
     medium = chunk.medium.without_layers()
 
-    def field(source: State, n: jax.Array) -> tuple[jax.Array, State]:
+    def field(source: State, n: jax.Array, wait: jax.Array) -> tuple[jax.Array, State]:
         # `now` is the field after step n, `before` the one after step n - 1; the next is the one after step n - 2.
         back = source._replace(before=source.now, now=source.before)
 
         def add(values: jax.Array) -> jax.Array:
-            values = chunk.fire(values, jnp.minimum(n, clock.steps - 1), jnp.zeros((), values.dtype))
+            values = chunk.fire(values, jnp.minimum(n, clock.steps - 1))
             for block, store in zip(blocks, frame, strict=True):
-                values = block.write(values, store[jnp.maximum(n - 2, 0)])
+                values = block.write(values, store[jnp.maximum(n - 2, 0)], 0)
             return values
 
-        after = medium.step(back, add)
-        return chunk.medium.layout.inner(source.now), after._replace(before=after.now, now=after.before)
+        back = medium.step(back, add, wait)
+        return chunk.medium.layout.inner(source.now), back._replace(before=back.now, now=back.before)
 
     rest = medium.start()
     source = rest._replace(before=before, now=now)

@@ -18,7 +18,7 @@ def born(chunk: Chunk, clock: Clock, change: Fields) -> jax.Array:
     of_beta = layout.pack(change.beta)
     record, keep = recording(chunk, clock)
 
-    def step(field: State, scattered: State, n: jax.Array, chain: jax.Array) -> tuple[State, State]:
+    def step(field: State, scattered: State, n: jax.Array, after: jax.Array) -> tuple[State, State]:
         field, scattered = medium.with_forces(field), medium.with_forces(scattered)
         bend = medium.laplacian(field.now)
         for force in medium.forces(field):
@@ -27,22 +27,22 @@ def born(chunk: Chunk, clock: Clock, change: Fields) -> jax.Array:
         if of_alpha is not None:
             driven = driven + of_alpha * (layout.inner(field.now) - layout.inner(field.before))
         new = medium.leapfrog(scattered.before, scattered.now, *medium.forces(scattered)) + driven
-        new = layout.write(scattered.spare, new)
-        values = change.wavelet[n][..., None] * chunk.strength + (chunk.wavelet[n] + 0 * chain)[..., None] * change.strength
+        new = layout.write(scattered.spare, new, after)
+        values = change.wavelet[n][..., None] * chunk.strength + chunk.wavelet[n][..., None] * change.strength
         new = chunk.add(new, chunk.source_at, values, distinct=chunk.distinct[0])
         scattered = scattered._replace(before=scattered.now, now=new, spare=scattered.before)
-        new = layout.write(field.spare, medium.leapfrog(field.before, field.now, *medium.forces(field)))
-        new = chunk.fire(new, n, chain)
+        new = layout.write(field.spare, medium.leapfrog(field.before, field.now, *medium.forces(field)), after)
+        new = chunk.fire(new, n)
         return field._replace(before=field.now, now=new, spare=field.before), scattered
 
     def turn(i: jax.Array, carry: tuple) -> tuple:
-        field, scattered, record, chain = carry
+        field, scattered, record, after = carry
         for s in range(clock.turn):
             n = i * clock.turn + s
-            field, scattered = step(field, scattered, n, chain)
+            field, scattered = step(field, scattered, n, after)
             record, seen = keep(record, n, scattered, clock.row_ends(s))
-            chain = chain if seen is None else seen
-        return field, scattered, record, chain
+            after = after if seen is None else seen
+        return field, scattered, record, after
 
     rest = jnp.zeros((), record.dtype)
     carry = (medium.start(), medium.start(), record, rest)

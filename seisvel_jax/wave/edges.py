@@ -15,8 +15,8 @@ from seisvel_jax.wave.layout import Layout, Rows, Sides
 def free_surface(layout: Layout, second: np.ndarray, field: jax.Array, force: jax.Array) -> jax.Array:
     """The force with what `u(-z) = -u(z)` adds to the first rows."""
     h = layout.halo
-    beyond = -Rows(layout, 1, h).read(field)[::-1]
-    return Rows(layout, 0, h).write(force, _seen_from_below(beyond, second, axis=0, width=1))
+    beyond = -Rows(layout, 1, h).read(field, 0)[::-1]
+    return Rows(layout, 0, h).write(force, _seen_from_below(beyond, second, axis=0, width=1), 0)
 
 
 def periodic(
@@ -25,16 +25,16 @@ def periodic(
     """The forces with what the opposite sides add to the outermost rows and columns."""
     h, width = layout.halo, layout.halo * layout.lanes
     top, bottom = Rows(layout, 0, h), Rows(layout, layout.depth - h, h)
-    force_z = top.write(force_z, _seen_from_below(bottom.read(field), second, axis=0, width=1))
-    force_z = bottom.write(force_z, _seen_from_above(top.read(field), second, axis=0, width=1))
+    force_z = top.write(force_z, _seen_from_below(bottom.read(field, 0), second, axis=0, width=1), 0)
+    force_z = bottom.write(force_z, _seen_from_above(top.read(field, 0), second, axis=0, width=1), 0)
     sides = Sides(layout, h, h)
-    block = sides.read(field)
+    block = sides.read(field, 0)
     left = _seen_from_below(block[1:, :width], second, axis=1, width=layout.lanes)
     right = _seen_from_above(block[:-1, -width:], second, axis=1, width=layout.lanes)
     values = jnp.concatenate(
         [jnp.pad(right, ((1, 0), (0, 0))), jnp.zeros_like(block[:, :width]), jnp.pad(left, ((0, 1), (0, 0)))], axis=1
     )
-    return force_z, sides.write(force_x, values)
+    return force_z, sides.write(force_x, values, 0)
 
 
 def _seen_from_below(beyond: jax.Array, second: np.ndarray, *, axis: int, width: int) -> jax.Array:

@@ -18,7 +18,7 @@ class Layout:
 
     Between two rows lie `halo` zeros, shared by the right edge of one and the left edge of the next. The origin is such
     that in the view `[row, pitch * lanes]` the right-hand layer of a row, the zeros and the left-hand layer of the next
-    row form one block of columns that begins `2 halo` columns from the left.
+    row form one block of columns, with `halo` columns before it: as far as the layer's stencils reach.
     """
 
     depth: int
@@ -44,18 +44,18 @@ class Layout:
 
     @property
     def lead_z(self) -> int:
-        """Rows of zeros above the grid: what the derivative of a derivative reaches."""
-        return 2 * self.halo
+        """Rows of zeros above the grid: as far as the stencils reach."""
+        return self.halo
 
     @property
     def lead_x(self) -> int:
         """Column of x = 0."""
-        return 3 * self.halo + self.right
+        return 2 * self.halo + self.right
 
     @property
     def rows(self) -> int:
         """Rows of storage; two more than the grid and its zeros need, for the end of the last row."""
-        return self.depth + 4 * self.halo + 2
+        return self.depth + 2 * self.halo + 2
 
     @property
     def first(self) -> int:
@@ -85,9 +85,15 @@ class Layout:
         start = self.first + rows * self.row + columns * self.lanes
         return jax.lax.slice(field, (start,), (start + self.size,))
 
-    def write(self, field: jax.Array, values: jax.Array) -> jax.Array:
-        """The field with `[size]` values in the part that a step updates."""
-        return jax.lax.dynamic_update_slice(field, values, (self.first,))
+    def write(self, field: jax.Array, values: jax.Array, after: Array | float = 0) -> jax.Array:
+        """The field with `[size]` values in the part that a step updates, once the value `after` is known.
+
+        Where the field was read for something else, `after` must come from that: XLA copies a field in every step if
+        nothing but the order of the program says that it is read before it is overwritten. 0 * after is 0, or not a
+        number where something has blown up already; either way the index is the same.
+        """
+        start = self.first + (0 * jnp.asarray(after, values.dtype)).astype(jnp.int32)
+        return jax.lax.dynamic_update_slice(field, values, (start,))
 
     def pack(self, fields: Array) -> jax.Array:
         """`[lane, depth, x]` as `[size]`; 0 between the rows."""
@@ -105,73 +111,82 @@ class Layout:
 
 @dataclass(frozen=True)
 class Rows:
-    """A block of whole rows of the padded grid: the layer on top or at the bottom. Static."""
+    """A block of whole rows of the padded grid: the layer on top or at the bottom. Static.
+
+    Blocks are read and written with a margin of so many halos on either side along their axis, 0.
+    """
 
     layout: Layout
     start: int
     count: int
+    axis = 0
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Of the block as an array: `(row, pitch * lanes)`."""
-        return self.count, self.layout.row
+    def shape(self, margin: int) -> tuple[int, int]:
+        """Of the block with its margin as an array: `(row, pitch * lanes)`."""
+        return self.count + 2 * margin * self.layout.halo, self.layout.row
 
-    def read(self, field: jax.Array, shift: int = 0) -> jax.Array:
+    def read(self, field: jax.Array, margin: int, shift: int = 0) -> jax.Array:
         """The block seen from `shift` rows below."""
-        start = self.layout.at(self.start + shift, 0)
-        return jax.lax.slice(field, (start,), (start + self.count * self.layout.row,)).reshape(self.shape)
+        start = self.layout.at(self.start - margin * self.layout.halo + shift, 0)
+        rows, row = self.shape(margin)
+        return jax.lax.slice(field, (start,), (start + rows * row,)).reshape(rows, row)
 
-    def write(self, field: jax.Array, values: jax.Array) -> jax.Array:
+    def write(self, field: jax.Array, values: jax.Array, margin: int) -> jax.Array:
         """The field with these values in the block."""
-        return jax.lax.dynamic_update_slice(field, values.reshape(-1), (self.layout.at(self.start, 0),))
+        start = self.layout.at(self.start - margin * self.layout.halo, 0)
+        return jax.lax.dynamic_update_slice(field, values.reshape(-1), (start,))
 
-    def shift(self, values: jax.Array, by: int) -> jax.Array:
-        """Values of the block, each from `by` rows below; 0 beyond it."""
-        return jax.lax.pad(values, jnp.zeros((), values.dtype), ((-by, by, 0), (0, 0, 0)))
+    def inside(self, values: jax.Array, have: int, want: int, shift: int = 0) -> jax.Array:
+        """Of values with a margin of `have`, those with a margin of `want`, seen from `shift` rows below."""
+        first = (have - want) * self.layout.halo + shift
+        return jax.lax.slice_in_dim(values, first, first + self.shape(want)[0], axis=0)
+
+    def put(self, buffer: jax.Array, values: jax.Array, margin: int) -> jax.Array:
+        """The buffer, which has that margin, with values in the block itself."""
+        return jax.lax.dynamic_update_slice(buffer, values, (margin * self.layout.halo, 0))
 
 
 @dataclass(frozen=True)
 class Sides:
     """The right-hand layer of each row, the zeros and the left-hand layer of the next row, as one block. Static.
 
-    Row r of the block holds the right-hand layer of grid row r - 1 and the left-hand layer of grid row r.
+    Row r of the block holds the right-hand layer of grid row r - 1 and the left-hand layer of grid row r. Its axis is 1.
     """
 
     layout: Layout
     right: int
     """Columns of the block that belong to the right-hand layer, counted from the edge of the grid."""
     left: int
+    axis = 1
 
-    @property
-    def first(self) -> int:
-        """Column of the storage where the block begins."""
-        return self.layout.lead_x - self.layout.halo - self.right
+    def shape(self, margin: int) -> tuple[int, int]:
+        """Of the block with its margin as an array: `(row, column * lanes)`."""
+        columns = self.right + self.layout.halo + self.left + 2 * margin * self.layout.halo
+        return self.layout.depth + 1, columns * self.layout.lanes
 
-    @property
-    def columns(self) -> int:
-        """Nodes across the block."""
-        return self.right + self.layout.halo + self.left
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Of the block as an array: `(row, column * lanes)`."""
-        return self.layout.depth + 1, self.columns * self.layout.lanes
-
-    def read(self, field: jax.Array, shift: int = 0) -> jax.Array:
+    def read(self, field: jax.Array, margin: int, shift: int = 0) -> jax.Array:
         """The block seen from `shift` columns to the right."""
-        view, lanes, top = self._view(field), self.layout.lanes, self.layout.lead_z
-        start = (self.first + shift) * lanes
-        return jax.lax.slice(view, (top, start), (top + self.shape[0], start + self.shape[1]))
+        (rows, columns), top = self.shape(margin), self.layout.lead_z
+        start = self._first(margin) + shift * self.layout.lanes
+        return jax.lax.slice(self._view(field), (top, start), (top + rows, start + columns))
 
-    def write(self, field: jax.Array, values: jax.Array) -> jax.Array:
+    def write(self, field: jax.Array, values: jax.Array, margin: int) -> jax.Array:
         """The field with these values in the block."""
-        where = (self.layout.lead_z, self.first * self.layout.lanes)
+        where = (self.layout.lead_z, self._first(margin))
         return jax.lax.dynamic_update_slice(self._view(field), values, where).reshape(field.shape)
 
-    def shift(self, values: jax.Array, by: int) -> jax.Array:
-        """Values of the block, each from `by` columns to the right; 0 beyond it."""
-        by = by * self.layout.lanes
-        return jax.lax.pad(values, jnp.zeros((), values.dtype), ((0, 0, 0), (-by, by, 0)))
+    def inside(self, values: jax.Array, have: int, want: int, shift: int = 0) -> jax.Array:
+        """Of values with a margin of `have`, those with a margin of `want`, seen from `shift` columns to the right."""
+        first = ((have - want) * self.layout.halo + shift) * self.layout.lanes
+        return jax.lax.slice_in_dim(values, first, first + self.shape(want)[1], axis=1)
+
+    def put(self, buffer: jax.Array, values: jax.Array, margin: int) -> jax.Array:
+        """The buffer, which has that margin, with values in the block itself."""
+        return jax.lax.dynamic_update_slice(buffer, values, (0, margin * self.layout.halo * self.layout.lanes))
+
+    def _first(self, margin: int) -> int:
+        column = self.layout.lead_x - (1 + margin) * self.layout.halo - self.right
+        return column * self.layout.lanes
 
     def _view(self, field: jax.Array) -> jax.Array:
         return field.reshape(self.layout.rows, self.layout.row)

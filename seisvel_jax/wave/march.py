@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -44,9 +45,9 @@ class Chunk:
     """`[lane, receiver, point]`."""
     distinct: tuple[bool, bool]
 
-    def fire(self, field: jax.Array, n: jax.Array, chain: jax.Array) -> jax.Array:
-        """The field with what the sources add in step n. `chain`: see `march`."""
-        values = (self.wavelet[n] + 0 * chain)[..., None] * self.strength
+    def fire(self, field: jax.Array, n: jax.Array) -> jax.Array:
+        """The field with what the sources add in step n."""
+        values = self.wavelet[n][..., None] * self.strength
         return self.add(field, self.source_at, values, distinct=self.distinct[0])
 
     def listen(self, field: jax.Array) -> jax.Array:
@@ -133,19 +134,18 @@ def march(
 ) -> tuple[State, Any]:
     """The state after turns first..last-1, and what `keep` kept on the way.
 
-    What `keep` read back of what it stored enters the next source's amplitude, times 0: that ties the reading of a field
-    to the step that overwrites it, without which XLA makes a copy of the field in every step.
+    What `keep` read back of what it stored is what the next step's write waits for (`Layout.write`).
     """
 
     def turn(i: jax.Array, carry: tuple) -> tuple:
-        state, kept, chain = carry
+        state, kept, after = carry
         for s in range(clock.turn):
             n = i * clock.turn + s
             at = jnp.minimum(n, clock.steps - 1)  # a last segment may reach beyond the record, where nobody looks
-            state = chunk.medium.step(state, lambda field, at=at, chain=chain: chunk.fire(field, at, chain))  # type: ignore[misc]
+            state = chunk.medium.step(state, partial(chunk.fire, n=at), after)
             kept, seen = keep(kept, n, state, clock.row_ends(s))
-            chain = chain if seen is None else seen
-        return state, kept, chain
+            after = after if seen is None else seen
+        return state, kept, after
 
     rest = jnp.zeros((), state.now.dtype)
     state, kept, _ = jax.lax.fori_loop(first, last, turn, (state, kept, rest))
@@ -192,12 +192,12 @@ def framing(blocks: tuple[Block, ...], length: int, dtype: Any) -> tuple[tuple[j
 
     def keep(kept: tuple, n: jax.Array, state: State, row_ends: bool) -> tuple[tuple, jax.Array]:
         kept = tuple(
-            jax.lax.dynamic_update_index_in_dim(store, block.read(state.now), n, 0)
+            jax.lax.dynamic_update_index_in_dim(store, block.read(state.now, 0), n, 0)
             for store, block in zip(kept, blocks, strict=True)
         )
         return kept, sum(store[n, 0, 0] for store in kept)  # type: ignore[return-value]
 
-    return tuple(jnp.zeros((length, *block.shape), dtype) for block in blocks), keep
+    return tuple(jnp.zeros((length, *block.shape(0)), dtype) for block in blocks), keep
 
 
 def both(first: Keep, second: Keep) -> Keep:
@@ -249,5 +249,15 @@ def forward_keeping(chunk: Chunk, clock: Clock, plan: Plan) -> tuple[jax.Array, 
 
 
 def checkpoint(state: State) -> tuple:
-    """What a state needs to be taken up again: the forces follow from the rest."""
-    return state.before, state.now, state.memory
+    """What a state needs to be taken up again: the rest is written before it is read, but for zeros."""
+    return state.before, state.now, tuple(tuple(variable[0] for variable in memory) for memory in state.memory)
+
+
+def resume(kept: tuple, scratch: State) -> State:
+    """The state of a checkpoint, with the buffers of another state."""
+    before, now, memory = kept
+    rotated = tuple(
+        tuple((value, *variable[1:]) for value, variable in zip(values, buffers, strict=True))
+        for values, buffers in zip(memory, scratch.memory, strict=True)
+    )
+    return scratch._replace(before=before, now=now, memory=rotated)

@@ -46,19 +46,21 @@ class Medium:
     free_surface: bool
     periodic: bool
 
-    def start(self) -> State:
+    def start(self, *, transposed: bool = False) -> State:
         """At rest."""
         rest = jnp.zeros(self.layout.total, self.beta.dtype)
         has_z = bool(self.absorbers) or self.free_surface or self.periodic
         has_x = bool(self.absorbers) or self.periodic
-        memory = tuple(a.start() for a in self.absorbers)
+        memory = tuple(a.start(transposed=transposed) for a in self.absorbers)
         across = rest.reshape(self.layout.rows, self.layout.row)
         return State(rest, rest, rest, memory, rest if has_z else None, across if has_x else None)
 
-    def step(self, state: State, add: Callable[[jax.Array], jax.Array], *, transposed: bool = False) -> State:
-        """The state one step later; `add` puts the sources into the new field."""
+    def step(
+        self, state: State, add: Callable[[jax.Array], jax.Array], after: Array, *, transposed: bool = False
+    ) -> State:
+        """The state one step later; `add` puts the sources into the new field. `after`: see `Layout.write`."""
         state = self.with_forces(state, transposed=transposed)
-        new = self.layout.write(state.spare, self.leapfrog(state.before, state.now, *self.forces(state)))
+        new = self.layout.write(state.spare, self.leapfrog(state.before, state.now, *self.forces(state)), after)
         return state._replace(before=state.now, now=add(new), spare=state.before)
 
     def with_forces(self, state: State, *, transposed: bool = False) -> State:
@@ -69,10 +71,10 @@ class Medium:
             act = absorber.transposed_force if transposed else absorber.force
             after, values = act(before, state.now)
             memory.append(after)
-            if absorber.axis == 0:
-                force_z = absorber.block.write(force_z, values)
+            if absorber.block.axis == 0:
+                force_z = absorber.block.write(force_z, values, 1)
             else:
-                force_x = absorber.block.write(force_x, values)
+                force_x = absorber.block.write(force_x, values, 1)
         if self.free_surface:
             force_z = edges.free_surface(self.layout, self.second, state.now, force_z)
         if self.periodic:
@@ -141,17 +143,16 @@ def medium_of(plan: Plan, alpha: Array | None, beta: Array) -> Medium:
 
 def _absorbers(plan: Plan, layout: Layout, second: np.ndarray) -> tuple[Absorber, ...]:
     first = stencil.first_derivative(plan.scheme.order, plan.scheme.coefficients)
-    zeros = np.zeros(layout.halo, plan.dtype)
+    between = np.zeros(layout.halo, plan.dtype)
 
     def spread(which: int) -> list[jax.Array]:
-        """`a` (0) or `b` (1) along each block, 0 where the block is wider than the layer."""
-        top, bottom, left, right = (side[which] for side in plan.layer)
-        rows = [jnp.concatenate([zeros, side, zeros])[:, None] for side in (top[::-1], bottom) if side.size]
-        sides = jnp.concatenate([zeros, right, zeros, left[::-1], zeros])
-        return [*rows, jnp.repeat(sides, layout.lanes)[None]]
+        """`a` (0) or `b` (1) along each block."""
+        top, bottom, left, right = (jnp.asarray(side[which]) for side in plan.layer)
+        rows = [side[:, None] for side in (top[::-1], bottom) if side.size]
+        return [*rows, jnp.repeat(jnp.concatenate([right, between, left[::-1]]), layout.lanes)[None]]
 
     sizes = [side[0].size for side in plan.layer]
     return tuple(
-        Absorber(block, axis, a, b, first, second)
-        for (block, axis), a, b in zip(blocks(layout, *sizes), spread(0), spread(1), strict=True)
+        Absorber(block, a, b, first, second)
+        for block, a, b in zip(blocks(layout, *sizes), spread(0), spread(1), strict=True)
     )
