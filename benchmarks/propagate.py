@@ -196,7 +196,7 @@ class Benchmark:
         calls = {s: max(1, round(CALL_SECONDS / one["steady"])) for s, one in begun.items()}
         turn = sum(calls[s] * one["steady"] for s, one in begun.items())
         repeats = min(self.arguments.repeats, max(FEWEST, int(SLOT_SECONDS / max(turn, 1e-9))))
-        seconds: dict[str, list[tuple[float, float]]] = {solver: [] for solver in begun}
+        seconds: dict[str, list[tuple[float, float, float]]] = {solver: [] for solver in begun}
         for _ in range(repeats):
             for solver in list(seconds):
                 try:
@@ -207,8 +207,8 @@ class Benchmark:
         reference = next((s for s in SOLVERS if s in outputs), "")
         reference = "C" if mode == "forward" and "ours" not in outputs and "C" in outputs else reference
         shots = case.velocity().shape[0] * len(case.sources)
-        for solver, pairs in seconds.items():
-            values, cpu = zip(*pairs, strict=True)
+        for solver, timings in seconds.items():
+            values, cpu, peaks = zip(*timings, strict=True)
             median = statistics.median(values)
             quartiles = np.percentile(values, (25, 75))
             rate = case.cells * case.steps * shots / median
@@ -224,7 +224,7 @@ class Benchmark:
                 "repeats": len(values),
                 "calls_each": calls[solver],
                 "mcells_per_second": round(rate / 1e6, 1),
-                "peak_mb": round(begun[solver]["peak_mb"], 1),
+                "peak_mb": round(max(peaks), 1),
                 "compile_s": round(max(0.0, begun[solver]["first"] - median), 2),
             }
             if machine := self.result["roofline"].get(str(threads)):

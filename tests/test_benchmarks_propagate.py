@@ -82,6 +82,23 @@ def test_models_are_within_what_the_grid_carries():
                 assert (nodes >= 0).all() and (nodes < velocity.shape[1:]).all(), case.name
 
 
+def test_steps_are_the_same_for_all():
+    from seisvel_jax.survey import from_arrays
+    from seisvel_jax.wave.plan import make_plan
+    from seisvel_jax.wave.scheme import Scheme
+
+    for case in cases.CASES.values():
+        if cases.missing(case):
+            continue
+        velocity = case.velocity()
+        places = ([[x * case.spacing, z * case.spacing] for z, x in nodes] for nodes in (case.sources, case.receivers))
+        survey = from_arrays(
+            *places, case.wavelet(), dt=case.dt, nt=case.nt, shape=velocity.shape[1:], spacing=case.spacing
+        )
+        for order in case.orders:
+            assert make_plan(survey, float(velocity.max()), Scheme(order=order)).substeps == case.substeps
+
+
 def test_roofline_takes_the_level_that_holds_the_fields(monkeypatch):
     monkeypatch.setattr(roofline, "cache_bytes", lambda: (1 << 20, 32 << 20))
     machine = {"L2 GB/s": 160.0, "L3 GB/s": 80.0, "memory GB/s": 16.0, "GFLOP/s": 75.0}

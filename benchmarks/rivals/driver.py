@@ -124,7 +124,7 @@ class Contender:
         return [worker.receive() for worker in self.workers]
 
     def first(self, mode: str, folder: Path) -> tuple[dict[str, float], Any]:
-        """Times and memory of the first calls, and the result of the first model."""
+        """Seconds of the first calls, and the result of the first model."""
         import numpy as np
 
         files = [folder / f"{self.solver}-{mode}-{k}.npy" for k in range(len(self.workers))]
@@ -135,7 +135,6 @@ class Contender:
         numbers = {
             "first": max(a["first"] for a in answers),
             "steady": max(a["steady"] for a in answers),
-            "peak_mb": sum(a["peak_mb"] for a in answers),
         }
         if mode == "gradient":
             return numbers, np.sum(parts, axis=0)[0]
@@ -144,10 +143,10 @@ class Contender:
             shots[k :: len(parts)] = part[0]
         return numbers, shots
 
-    def time(self, mode: str, calls: int) -> tuple[float, float]:
-        """Seconds of one call, all parts at once, and of CPU time in all its threads."""
+    def time(self, mode: str, calls: int) -> tuple[float, float, float]:
+        """Seconds of one call, all parts at once; CPU seconds of all its threads; peak MB since the first call."""
         answers = self.ask("time", mode=mode, calls=calls)
-        return max(a["seconds"] for a in answers), sum(a["cpu"] for a in answers)
+        return max(a["seconds"] for a in answers), sum(a["cpu"] for a in answers), sum(a["peak_mb"] for a in answers)
 
     def close(self) -> None:
         for worker in self.workers:

@@ -17,14 +17,14 @@ class Ours(Solver):
         try:
             from seisvel_jax.survey import from_arrays  # noqa: F401
             from seisvel_jax.wave.propagate import propagate
-            from seisvel_jax.wave.scheme import Scheme  # noqa: F401
+            from seisvel_jax.wave.scheme import Scheme
         except ImportError as error:
             raise Unavailable(f"{error}: pip install seisvel_jax, with PML surveys") from error
         if "scheme" not in inspect.signature(propagate).parameters:
             raise Unavailable("this seisvel_jax has no propagate(scheme=...)")
         from importlib.metadata import version
 
-        return f"seisvel_jax {version('seisvel_jax')}, jax {version('jax')}"
+        return f"seisvel_jax {version('seisvel_jax')} (memory={Scheme().memory}), jax {version('jax')}"
 
     def prepare(self) -> None:
         self.version()

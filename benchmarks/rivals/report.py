@@ -170,7 +170,7 @@ def _details(result: dict[str, Any], unequal: set) -> list[str]:
         "## Details",
         "",
         "Cell updates count the model and 10 cells of layer for every solver. CPU: time of "
-        "all threads, waiting in a loop included. Memory: peak of the process above what "
+        "all threads, waiting in a loop included. Memory: peak of the process after the first call above what "
         "its imports took. Compile: first call less the median. Agreement: relative L2 of the gathers (best shift and "
         "factor) or of the gradient (as it is, away from sources and edges) to that of the solver named, on the first "
         "model of the case.",

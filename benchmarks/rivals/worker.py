@@ -13,7 +13,7 @@ import traceback
 from typing import Any
 
 LONG = 8.0
-"""Seconds of a first call above which compiling hardly counts: no second one for the peak of memory."""
+"""Seconds of a first call above which a second one would take too long only to see how often to repeat it."""
 SOLVERS = {
     "ours": ("rivals.ours", "Ours"),
     "deepwave": ("rivals.deepwave", "Deepwave"),
@@ -95,7 +95,7 @@ class Worker:
         }
 
     def first(self, mode: str, save: str) -> dict[str, Any]:
-        """The first call, which compiles, and if that was short another one, for its memory; the result in `save`."""
+        """The first call, which compiles, and if that was short another one, to know its time; the result in `save`."""
         import numpy as np
 
         from rivals import cases
@@ -108,29 +108,29 @@ class Worker:
             self.base = resident_mb("VmRSS")
             self.solver = self.kind(case.part(*task["part"]), task["order"], task["threads"], task["device"])
         call = getattr(self.solver, mode)
-        forget_peak()
         began = time.perf_counter()
         result = call()
         first = steady = time.perf_counter() - began
         convert = self.solver.gathers if mode == "forward" else self.solver.velocity_gradient
         np.save(save, np.array(convert(result)[:1]))
         del result
+        forget_peak()
         if first < LONG:
-            forget_peak()
             began = time.perf_counter()
             call()
             steady = time.perf_counter() - began
-        peak = self.solver.device_peak_mb()
-        if peak is None:
-            peak = resident_mb("VmHWM") - self.base
-        return {"first": first, "steady": steady, "peak_mb": peak}
+        return {"first": first, "steady": steady}
 
     def time(self, mode: str, calls: int) -> dict[str, Any]:
         call = getattr(self.solver, mode)
         began, cpu = time.perf_counter(), time.process_time()
         for _ in range(calls):
             call()
-        return {"seconds": (time.perf_counter() - began) / calls, "cpu": (time.process_time() - cpu) / calls}
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+        peak = self.solver.device_peak_mb()
+        if peak is None:
+            peak = resident_mb("VmHWM") - self.base  # since the first call of this mode, so without compiling
+        return {"seconds": seconds / calls, "cpu": cpu / calls, "peak_mb": peak}
 
 
 def resident_mb(field: str) -> float:
