@@ -5,7 +5,6 @@ and a model on a 5 m grid belong to the SAME survey as the 0.1 ms, 1 m files.
 """
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,10 @@ import numpy as np
 
 from seisvel_jax.arrays import Array
 from seisvel_jax.errors import UserError
+from seisvel_jax.files import read_json
+
+MAX_VALUES = 2**30
+"""Samples of all gathers of one sample, and nodes of its grid, that a description may claim: 4 GiB as float32."""
 
 
 @dataclass(frozen=True)
@@ -164,10 +167,14 @@ class Survey:
     def from_dict(values: dict[str, Any]) -> "Survey":
         """The survey of `to_dict`. Raises UserError where a field is missing or of the wrong kind."""
         try:
+            with np.errstate(over="ignore"):  # what overflows is refused below
+                sources, receivers, wavelet = (
+                    np.asarray(values[which], np.float32) for which in ("sources", "receivers", "wavelet")
+                )
             survey = Survey(
-                sources=np.asarray(values["sources"], np.float32),
-                receivers=np.asarray(values["receivers"], np.float32),
-                wavelet=np.asarray(values["wavelet"], np.float32),
+                sources=sources,
+                receivers=receivers,
+                wavelet=wavelet,
                 dt=float(values["dt"]),
                 nt=int(values["nt"]),
                 grid=Grid(**values["grid"]),
@@ -175,10 +182,16 @@ class Survey:
                 record_start=int(values["record_start"]),
                 name=str(values["name"]),
             )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise UserError(f"not a survey description: {error!r}; write one with Survey.to_dict()") from error
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            reason = f"{error!r:.200}"
+            raise UserError(f"not a survey description: {reason}; write one with Survey.to_dict()") from error
         for positions in (survey.sources, survey.receivers):
-            if positions.ndim != 2 or positions.shape[-1] != 2 or not np.isfinite(positions).all():
+            if (
+                positions.ndim != 2
+                or positions.shape[-1] != 2
+                or len(positions) == 0
+                or not np.isfinite(positions).all()
+            ):
                 raise UserError(
                     f"survey positions have shape {positions.shape}, expected (count, 2), finite: x and depth in m"
                 )
@@ -205,7 +218,13 @@ def _refuse_senseless(survey: Survey) -> None:
         ("wavelet", shape, fits, f"(time,), ({sources} sources, time) or (shot, {sources} sources, time)"),
     ):
         if not sensible:
-            raise UserError(f"survey {what} {value}, expected {expected}: correct it")
+            raise UserError(f"survey {what} {value!s:.100}, expected {expected}: correct it")
+    samples = sources * survey.nt * survey.receivers.shape[-2]
+    if samples > MAX_VALUES or math.prod(counts) > MAX_VALUES:
+        raise UserError(
+            f"survey of {samples:.3g} samples and {math.prod(counts):.3g} nodes, expected at most {MAX_VALUES} of "
+            "each: correct nt or the grid"
+        )
     if not (0 < grid.spacing < math.inf and 0 <= boundary.width < math.inf and len(boundary.start) == 2):
         raise UserError(
             f"survey grid and boundary {lengths}, expected spacing, width, two starts in metres: correct it"
@@ -337,10 +356,10 @@ def _refuse_misplaced(survey: Survey) -> None:
 
 def read_survey(path: Any) -> Survey:
     """The survey stored as JSON at `path`. Raises UserError naming the file."""
+    values = read_json(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            return Survey.from_dict(json.load(file))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, UserError) as error:
+        return Survey.from_dict(values)
+    except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 

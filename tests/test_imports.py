@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "logging": {"errors"},
-    "survey": {"arrays", "errors"},
+    "survey": {"arrays", "errors", "files"},
     "wave": {"arrays", "survey", "errors"},
     "earth": {"arrays", "survey", "errors"},
     "inversion": FREE | {"wave", "earth"},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seisvel_jax.data.checks import finite_float32, sane_velocity
+from seisvel_jax.data.checks import check_names, finite_float32, sane_velocity
 from seisvel_jax.errors import UserError
 from seisvel_jax.files import load_npy, npy_header
 from seisvel_jax.survey import SOURCE_IDS, Survey, speed_and_structure
@@ -56,6 +56,7 @@ class ChallengeDataset:
         self.path = path
         self.folders = folders
         self.names = tuple(folder.name for folder in folders)
+        check_names(self.names, path)
         self.has_velocity = any((folder / VELOCITY_FILE).exists() for folder in folders)
         self.survey = survey or self._survey_of_files()
         self.source_ids = source_ids(self.survey.gather_shape[0])
@@ -70,7 +71,6 @@ class ChallengeDataset:
     def gathers(self, index: int) -> np.ndarray:
         """`[source, time, receiver]` float32 as recorded. Raises UserError naming the file."""
         _, nt, receivers = self.survey.gather_shape
-        gathers = np.empty((len(self.source_ids), nt, receivers), np.float32)
         paths = [self.folders[index] / gather_file(source_id) for source_id in self.source_ids]
         missing = [path for path in paths if not path.exists()]
         if missing:
@@ -79,10 +79,12 @@ class ChallengeDataset:
                 f"{missing[0]}: missing{more}, expected the shots {self.source_ids}: "
                 "complete the sample or remove its folder"
             )
+        for path in paths:
+            self._check_gather(path, *npy_header(path))
+        # Only now: before, nothing but a survey.json said how large it is.
+        gathers = np.empty((len(self.source_ids), nt, receivers), np.float32)
         for k, path in enumerate(paths):
-            shot = load_npy(path)
-            self._check_gather(path, shot.shape, shot.dtype)
-            gathers[k] = finite_float32(shot, str(path))
+            gathers[k] = finite_float32(load_npy(path), str(path))
         return gathers
 
     def velocity(self, index: int) -> np.ndarray:

@@ -1,11 +1,36 @@
 """What every array must be before anyone computes with it: real, finite, of the stated shape, in the stated unit."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 
 from seisvel_jax.errors import UserError
 
 SLOWEST, FASTEST = 100.0, 20_000.0
 """m/s. No rock, water or mud lies outside; numbers that do are in another unit."""
+
+MAX_SAMPLES = 10**7
+"""In one data set: what a header claims beyond that was not simulated by anyone."""
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` may become the name of a file, a folder or a row: one printable component, nothing hidden."""
+    return (
+        0 < len(name) <= 200
+        and name.isprintable()
+        and not name.startswith(".")
+        and name.strip() != ""
+        and "/" not in name
+        and "\\" not in name
+    )
+
+
+def check_names(names: Iterable[str], path: Path) -> None:
+    """Raises UserError for a sample's name that could not be printed, stored or made the name of a file."""
+    for name in names:
+        if not is_plain_name(name):
+            raise UserError(f"{path}: a sample named {name!r:.100}, expected a plain name: rename its file or folder")
 
 
 def finite_float32(array: np.ndarray, name: str) -> np.ndarray:

@@ -147,6 +147,7 @@ def _survey_beside(path: Path) -> Survey | None:
 def nothing_here(path: Path) -> UserError:
     """The error for a folder without samples, saying what lies there instead."""
     inside = sorted(p.name + ("/" if p.is_dir() else "") for p in path.iterdir())
+    inside = [name if name.isprintable() else repr(name) for name in inside]
     if not inside:
         return UserError(f"{path}: an empty folder, expected samples: check the path, or copy the data there")
     seen = ", ".join(inside[:4]) + (f" and {len(inside) - 4} more" if len(inside) > 4 else "")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seisvel_jax.data.checks import finite_float32, sane_velocity
+from seisvel_jax.data.checks import MAX_SAMPLES, check_names, finite_float32, sane_velocity
 from seisvel_jax.errors import UserError
 from seisvel_jax.files import load_npy, npy_header
 from seisvel_jax.survey import Survey, openfwi
@@ -136,8 +136,11 @@ class OpenFWIDataset:
         self._refuse_mixture()
         self.survey = survey or self._survey_of_files()
         self.has_velocity = any(file.velocity for file in self.files)
+        if sum(file.samples for file in self.files) > MAX_SAMPLES:
+            raise UserError(f"{path}: claims more than {MAX_SAMPLES} samples, expected gathers: check its files")
         self._samples = [(k, i) for k, file in enumerate(self.files) for i in range(file.samples)]
         self.names = tuple(self._name(k, i) for k, i in self._samples)
+        check_names(self.names, path)
         if len(set(self.names)) < len(self.names):
             twice = next(name for name, count in Counter(self.names).items() if count > 1)
             raise UserError(f"{path}: two samples are named {twice}: give one of their folders at a time")

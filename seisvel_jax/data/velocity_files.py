@@ -1,19 +1,22 @@
 """Velocity models wherever they lie: arrays, challenge folders and submissions, partners of OpenFWI gathers."""
 
+import math
 import zipfile
 from abc import ABC, abstractmethod
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from seisvel_jax.data import challenge, openfwi
-from seisvel_jax.data.checks import finite_float32, sane_velocity
+from seisvel_jax.data.checks import MAX_SAMPLES, check_names, finite_float32, is_plain_name, sane_velocity
 from seisvel_jax.data.dataset import nothing_here, open_dataset
 from seisvel_jax.data.packed import is_pack
 from seisvel_jax.errors import UserError
 from seisvel_jax.files import load_npy, npy_header, read_npy_header
+
+MAX_NODES = 2**26
+"""Of one velocity model in an archive: 8192 x 8192."""
 
 
 class Velocities(ABC):
@@ -24,6 +27,7 @@ class Velocities(ABC):
         self.layout = layout
         """`array`, `challenge`, `submission`, `openfwi` or `packed`."""
         self.names = tuple(names)
+        check_names(self.names, path)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -85,6 +89,11 @@ class _Arrays(Velocities):
                     "check the file; gathers need their velocity file beside them"
                 )
             count = 1 if len(shape) == 2 else shape[0]
+            if count > MAX_SAMPLES or math.prod(shape[-2:]) > MAX_NODES:
+                raise UserError(
+                    f"{file}: shape {shape}, expected at most {MAX_SAMPLES} models of at most {MAX_NODES} nodes: "
+                    "check the file"
+                )
             names += [file.stem] if len(shape) == 2 else [f"{file.stem}-{i:03d}" for i in range(count)]
             self._where += [(file, i) for i in range(count)]
         super().__init__(path, "array", names)
@@ -128,37 +137,50 @@ class _Submission(Velocities):
     """A challenge submission: one `(lateral, depth)` array of km/s a sample."""
 
     def __init__(self, path: Path):
-        with _archive(path) as archive:
+        with open_archive(path) as archive:
             members = [name for name in archive.namelist() if name.endswith(".npy")]
+        for name in members:
+            # Names of samples become names of folders and figures: none may lead out of its place.
+            if not is_plain_name(name.removesuffix(".npy")):
+                raise UserError(f"{path}: an array named {name!r:.80}, expected the name of a sample: write it again")
+        if len(set(members)) < len(members):
+            raise UserError(f"{path}: two arrays of one name, expected one a sample: write it again")
         if not members:
             raise UserError(f"{path}: an archive without arrays, expected one (lateral, depth) array a sample")
         super().__init__(path, "submission", [name.removesuffix(".npy") for name in members])
 
     def velocity(self, index: int) -> np.ndarray:
         name = f"{self.path}: {self.names[index]}"
-        with _archive(self.path) as archive:
-            member = archive.getinfo(f"{self.names[index]}.npy")
-            with _member(archive, member, name) as file:
-                shape, _ = read_npy_header(file, member.file_size, name)
-            with _member(archive, member, name) as file:
-                try:
-                    array = np.lib.format.read_array(file, allow_pickle=False)
-                except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-                    raise UserError(f"{name}: damaged ({error}): write the file again") from error
-        if len(shape) != 2:
-            raise UserError(f"{name}: shape {shape}, expected (lateral, depth) in km/s")
+        with open_archive(self.path) as archive:
+            array = read_member(archive, f"{self.names[index]}.npy", name)
         return sane_velocity(finite_float32(array.T * np.float64(1000), name), name, "km/s")
 
 
-def _archive(path: Path) -> zipfile.ZipFile:
+def open_archive(path: Path) -> zipfile.ZipFile:
+    """The archive at `path`, open for reading. Raises UserError."""
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
-        raise UserError(f"{path}: truncated or not an .npz archive ({error}): write it again") from error
+    except Exception as error:  # damaged directories come out as errors of struct, of Unicode, of values, of the file
+        raise UserError(f"{path}: truncated or not an .npz archive ({error!s:.200}): write it again") from error
 
 
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> IO[bytes]:
+def read_member(archive: zipfile.ZipFile, member: str, name: str) -> np.ndarray:
+    """The `(lateral, depth)` array in a member of an .npz; `name` is for messages.
+
+    What the archive and the array's header claim is compared with each other and with `MAX_NODES` before anything is
+    unpacked: few bytes may claim, and unpack to, any size. Raises UserError.
+    """
     try:
-        return archive.open(member)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
-        raise UserError(f"{name}: damaged ({error}): write the file again") from error
+        info = archive.getinfo(member)
+        with archive.open(info) as file:
+            shape, _ = read_npy_header(file, info.file_size, name)
+        if len(shape) != 2:
+            raise UserError(f"{name}: shape {shape}, expected (lateral, depth) in km/s")
+        if math.prod(shape) > MAX_NODES:
+            raise UserError(f"{name}: shape {shape}, expected a model of at most {MAX_NODES} nodes: write it again")
+        with archive.open(info) as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except UserError:
+        raise
+    except Exception as error:  # each way of compressing has errors of its own for damaged data
+        raise UserError(f"{name}: damaged ({' '.join(str(error).split())[:200]}): write the file again") from error

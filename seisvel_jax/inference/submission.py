@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from seisvel_jax.data.velocity_files import open_archive, read_member
 from seisvel_jax.errors import UserError, describe_os_error
 from seisvel_jax.files import load_npy, npy_header, read_json, whole_file
 from seisvel_jax.logging import say
@@ -25,6 +26,8 @@ FORMATS = {
     ".npy": "one array (N, 1, depth, x) float32 m/s",
 }
 Named = tuple[str, np.ndarray]
+MAX_CSV = 4 * 2**30
+"""Bytes: the competition's file of 65818 samples has 1.5 GB."""
 VERSION = 2
 """Of the finished samples that wait in OUTPUT.part: raised where the same checkpoint and data give other numbers."""
 
@@ -181,11 +184,15 @@ def read_field(path: Path, name: str, index: int) -> np.ndarray:
         if array.ndim != 4 or index >= len(array):
             raise UserError(f"{path}: shape {array.shape}, expected (N, 1, depth, x) with at least {index + 1} samples")
         return np.array(array[index, 0], np.float32)
+    with open_archive(path) as archive:
+        return (1000 * read_member(archive, f"{name}.npy", f"{path}: {name}").T).astype(np.float32)
+
+
+def _next(reader: Any, path: Path) -> list[str] | None:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return (1000 * archive[name].T).astype(np.float32)
-    except (OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: has no readable array '{name}' ({error}): write it with predict") from error
+        return next(reader, None)
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num}: {error}, expected comma-separated numbers") from None
 
 
 class CompetitionCSV:
@@ -198,14 +205,16 @@ class CompetitionCSV:
         self.path = path
         rows: dict[str, dict[int, list[float]]] = {}
         columns = [f"x_{column}" for column in range(1, 70, 2)]
+        if not path.is_file() or path.stat().st_size > MAX_CSV:
+            raise UserError(f"{path}: expected a file of at most {MAX_CSV / 2**30:g} GiB")
         with open(path, newline="", encoding="utf-8", errors="replace") as file:
             reader = csv.reader(file)
-            header = next(reader, [])
+            header = _next(reader, path) or []
             if header != ["oid_ypos", *columns]:
                 raise UserError(
                     f"{path}: first line {','.join(header)[:60]!r}, expected oid_ypos,x_1,x_3,...,x_69 (odd columns)"
                 )
-            for words in reader:
+            while (words := _next(reader, path)) is not None:
                 name, _, row = words[0].rpartition("_y_") if words else ("", "", "")
                 try:
                     values = [float(word) for word in words[1:]]
