@@ -122,7 +122,7 @@ def summary(output: Path, info: "PackInfo") -> str:
     survey, facts = info.survey, info.statistics
     error, gathers, percentiles = facts["storage_error"], facts["gathers"], facts["envelope_percentiles"]
     rows = [
-        ("pack", f"{output}: {count} samples in {len(info.shards)} shards ({info.source['layout']} layout)"),
+        ("pack", f"{output}: {count} samples in {_shards(info)} ({info.source['layout']} layout)"),
         (
             "gathers",
             f"{survey.gather_shape} (source, time, receiver) every {1e3 * survey.dt:g} ms, {info.dtype}, "
@@ -152,6 +152,10 @@ def summary(output: Path, info: "PackInfo") -> str:
     return "\n".join(f"{name:<12} {value}" for name, value in rows)
 
 
+def _shards(info: "PackInfo") -> str:
+    return f"{len(info.shards)} shard{'' if len(info.shards) == 1 else 's'}"
+
+
 def _megabytes(count: float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
@@ -168,7 +172,7 @@ def _verify(path: Path) -> int:
         faults = verify(path, bar.update)
     for fault in faults:
         print(f"DAMAGED {fault}")
-    print(f"{path}: {count} samples in {len(info.shards)} shards: {f'{len(faults)} faults' if faults else 'whole'}")
+    print(f"{path}: {count} samples in {_shards(info)}: {f'{len(faults)} faults' if faults else 'whole'}")
     return 1 if faults else 0
 
 

@@ -555,5 +555,16 @@ def test_summary_says_what_was_saved(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["pack", "--data", str(source), "--output", str(tmp_path / "pack")])
     assert main() == 0
     captured = capsys.readouterr()
-    assert "5 samples in 1 shards (challenge layout)" in captured.out and "times fewer" in captured.out
+    assert "5 samples in 1 shard (challenge layout)" in captured.out and "times fewer" in captured.out
     assert "MB/s" in captured.err
+
+
+def test_help_comes_at_once():
+    code = (
+        "import runpy, sys\nsys.argv = ['pack', '--help']\n"
+        "try:\n    runpy.run_module('seisvel_jax.pack', run_name='__main__')\n"
+        "finally:\n    print(sorted({'jax', 'grain', 'scipy', 'numpy'} & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert all(option in done.stdout for option in ("--verify", "--unpack", "--dt", "--shard-size", "--skip-bad"))
