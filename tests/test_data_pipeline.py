@@ -181,12 +181,18 @@ def test_stream_is_exact_by_step_and_independent_of_threads(pairs):
 
 def test_processes_share_one_order(pairs):
     indices = np.arange(10)
-    whole = next(Batches(pairs, indices, pairs.survey, 4, 0).from_step(2))
-    parts = [
-        next(Batches(pairs, indices, pairs.survey, 2, 0, process_index=p, process_count=2).from_step(2)) for p in (0, 1)
-    ]
-    for name, rows in whole.items():
-        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), rows)
+    for count in (2, 4):
+        whole = next(Batches(pairs, indices, pairs.survey, 4, 0).from_step(2))
+        parts = [
+            next(
+                Batches(
+                    pairs, indices, pairs.survey, 4 // count, 0, process_index=process, process_count=count
+                ).from_step(2)
+            )
+            for process in range(count)
+        ]
+        for name, rows in whole.items():
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), rows)
 
 
 def test_jumping_far_reads_nothing_before_and_reading_ahead_is_bounded(pairs):

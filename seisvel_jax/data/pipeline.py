@@ -198,7 +198,7 @@ class Batches:
         samples = dataset if dataset.survey is survey else Resampled(dataset, survey, cache_gib)
         # Shuffled, repeated and cut into parts before these are dealt to the processes: the same stream for any number.
         stream = grain.MapDataset.source(np.asarray(indices)).seed(seed).shuffle().repeat(None)
-        parts = stream.batch(batch_size)[process_index::process_count]
+        parts = stream.batch(batch_size, drop_remainder=True)[process_index::process_count]
         self._batches = parts.map(lambda chosen: _gather_batch(samples, chosen))
         # Grain's own buffer is 500 batches: tens of GB here.
         self._read = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=max(prefetch, read_threads))
