@@ -432,6 +432,22 @@ def test_a_users_mistake_is_an_answer_and_is_not_retried(tmp_path, capsys):
         modal_train.exit_code(lambda: (_ for _ in ()).throw(RuntimeError("CUDA")))
 
 
+def test_a_chain_of_calls_is_followed_to_its_end(monkeypatch, capsys):
+    class Call:
+        def __init__(self, answer):
+            self.answer = answer
+
+        def get(self):
+            return self.answer
+
+    class First(Call):
+        object_id = "fc-1"  # a call by its id does not have one before it has been asked
+
+    monkeypatch.setattr(modal.FunctionCall, "from_id", lambda name: {"fc-2": Call("fc-3"), "fc-3": Call(1)}[name])
+    assert modal_train.wait(First("fc-2")) == 1
+    assert re.findall("fc-.", capsys.readouterr().err) == ["fc-1", "fc-2", "fc-3"]
+
+
 def test_a_timer_that_is_not_needed_any_more_is_gone():
     before = threading.active_count()
     with modal_train.interrupted_after(3600) as up:
@@ -461,7 +477,7 @@ class Local:
         return [self.function.local(*one) for one in arguments]
 
 
-def test_shards_of_a_simulation_fill_one_folder(tmp_path, monkeypatch):
+def test_shards_of_a_simulation_fill_one_folder(tmp_path, monkeypatch, capsys):
     from seisvel_jax.simulate import Simulate, simulate
 
     (tmp_path / "survey.json").write_text(json.dumps(SURVEY.to_dict()))
@@ -473,6 +489,11 @@ def test_shards_of_a_simulation_fill_one_folder(tmp_path, monkeypatch):
     words = ["--survey", tmp_path / "survey.json", "--models", tmp_path / "models.npy", "--layout", "openfwi"]
     words = [str(word) for word in [*words, "--file-size", "2", "--batch-size", "2", "--output", tmp_path / "many"]]
     assert modal_train.run_simulate.local(words, 3) == 0 and volume.commits == 3
+    assert re.findall(r"(\d) samples simulated in shard (\d) of 3", capsys.readouterr().err) == [
+        ("2", "0"),
+        ("2", "1"),
+        ("1", "2"),
+    ]
     options = {"layout": "openfwi", "file_size": 2, "batch_size": 2, "models": tmp_path / "models.npy"}
     simulate(Simulate(survey=str(tmp_path / "survey.json"), output=tmp_path / "one", **options))
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.npy"))
@@ -481,7 +502,7 @@ def test_shards_of_a_simulation_fill_one_folder(tmp_path, monkeypatch):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "many" / file).read_bytes(), file
 
 
-def test_shards_of_a_prediction_become_one_file(tmp_path, monkeypatch, straight, data):
+def test_shards_of_a_prediction_become_one_file(tmp_path, monkeypatch, straight, data, capsys):
     from seisvel_jax.predict import Predict, predict
 
     volume = Committed()
@@ -490,6 +511,8 @@ def test_shards_of_a_prediction_become_one_file(tmp_path, monkeypatch, straight,
     words = ["--checkpoint", straight, "--data", data, "--output", tmp_path / "many.npy", "--batch-size", "2"]
     assert modal_train.run_predict.local([str(word) for word in words], 4) == 0
     assert volume.commits == 5 and volume.reloads == 1
+    done = re.findall(r"(\d) of 12 samples, shard (\d) of 4", capsys.readouterr().err)
+    assert done == [("4", "0"), ("4", "1"), ("2", "2"), ("2", "3")]
     predict(Predict(checkpoint=(straight,), data=data, output=tmp_path / "one.npy", batch_size=2))
     assert (tmp_path / "one.npy").read_bytes() == (tmp_path / "many.npy").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["many.npy", "one.npy"]
