@@ -59,6 +59,8 @@ def main() -> None:
         arguments.cases = arguments.cases or ["openfwi-1"]
         arguments.orders, arguments.repeats = [4], 2
     cores = len(os.sched_getaffinity(0))
+    if arguments.threads and max(arguments.threads) > cores:
+        parser.error(f"--threads {max(arguments.threads)}, expected at most the {cores} cores this process may use")
     arguments.threads = [0] if arguments.device == "gpu" else arguments.threads or [n for n in (2, 1) if n <= cores]
     arguments.cases = arguments.cases or list(cases.CASES)
     Benchmark(arguments).run()

@@ -1,6 +1,7 @@
 """The comparison of solvers: what it compares is right, what it says follows from what it measured."""
 
 import dataclasses
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from rivals import cases, report, roofline
 from rivals.compiled import PlainC
-from rivals.driver import Failed, Worker
+from rivals.driver import Contender, Failed, Worker
 from rivals.worker import compare
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler `cc`")
@@ -56,6 +57,32 @@ def test_worker_answers_and_says_why_it_cannot():
             worker.ask("no_such_request")
     finally:
         worker.close()
+
+
+@needs_compiler
+def test_a_worker_that_dies_is_reported_and_stays_dead():
+    worker = Worker("C", threads=1, device="cpu", cores=[])
+    try:
+        worker.process.kill()
+        worker.process.wait()
+        for _ in range(2):
+            with pytest.raises(Failed, match="process ended with -9"):
+                worker.ask("version")
+    finally:
+        worker.close()
+
+
+@needs_compiler
+def test_answers_of_several_processes_stay_in_step():
+    case = cases.CASES["openfwi-1"]
+    pair = Contender("C", case, 4, 2, "cpu", processes=True)
+    try:
+        assert len(pair.workers) == min(2, len(os.sched_getaffinity(0)))
+        with pytest.raises(Failed, match="no gradient"):
+            pair.ask("first", mode="gradient", save="")
+        assert [answer["has_gradient"] for answer in pair.ask("version")] == [False] * len(pair.workers)
+    finally:
+        pair.close()
 
 
 def test_compare_finds_shift_and_factor():

@@ -1,5 +1,6 @@
 """Worker processes as seen from the benchmark: started with bounded threads, kept alive, asked in turn."""
 
+import contextlib
 import json
 import os
 import select
@@ -43,6 +44,7 @@ class Worker:
 
     def __init__(self, solver: str, *, threads: int, device: str, cores: list[int], **task: Any) -> None:
         self.solver = solver
+        self.ended = ""
         task = {"solver": solver, "threads": threads, "device": device, "cores": cores, **task}
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
         self.process = subprocess.Popen(
@@ -56,6 +58,8 @@ class Worker:
         )
 
     def send(self, do: str, **values: Any) -> None:
+        if self.ended:
+            raise Failed(self.ended)
         try:
             pipe(self.process.stdin).write(json.dumps({"do": do, **values}) + "\n")
             pipe(self.process.stdin).flush()
@@ -63,10 +67,13 @@ class Worker:
             raise Failed(self.last_words()) from error
 
     def receive(self) -> dict[str, Any]:
+        if self.ended:
+            raise Failed(self.ended)
         ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
         if not ready:
-            self.close()
-            raise Failed(f"no answer within {PATIENCE} s")
+            self.process.kill()
+            self.ended = f"no answer within {PATIENCE} s"
+            raise Failed(self.ended)
         line = pipe(self.process.stdout).readline()
         if not line:
             raise Failed(self.last_words())
@@ -83,13 +90,15 @@ class Worker:
         code = self.process.wait()
         self.log.seek(0)
         lines = [line for line in self.log.read().splitlines() if line.strip()]
-        return f"process ended with {code}" + (f": {lines[-1][:200]}" if lines else "")
+        self.ended = f"process ended with {code}" + (f": {lines[-1][:200]}" if lines else "")
+        return self.ended
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        pipe(self.process.stdin).close()
-        pipe(self.process.stdout).close()
+        for stream in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):  # what was not yet sent to a process that is gone
+                pipe(stream).close()
         self.log.close()
 
 
@@ -103,8 +112,8 @@ class Contender:
 
     def __init__(self, solver: str, case: Any, order: int, threads: int, device: str, *, processes: bool) -> None:
         self.solver, self.case = solver, case
-        parts = min(threads, len(case.sources)) if processes and case.split_shots and threads > 1 else 1
         cores = pinned(threads)
+        parts = min(len(cores), len(case.sources)) if processes and case.split_shots and threads > 1 else 1
         self.workers = [
             Worker(
                 solver,
@@ -121,7 +130,15 @@ class Contender:
     def ask(self, do: str, each: list[dict] | None = None, **values: Any) -> list[dict[str, Any]]:
         for k, worker in enumerate(self.workers):
             worker.send(do, **values, **(each[k] if each else {}))
-        return [worker.receive() for worker in self.workers]
+        answers, failures = [], []
+        for worker in self.workers:  # all of them, so that no answer is left to be taken for a later one
+            try:
+                answers.append(worker.receive())
+            except Failed as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return answers
 
     def first(self, mode: str, folder: Path) -> tuple[dict[str, float], Any]:
         """Seconds of the first calls, and the result of the first model."""
