@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,21 +45,30 @@ def ensemble_of(run: "Run") -> Ensemble:
     """A trained run as a function: one program a group of members, one member at a time in memory.
 
     Members are looped over on the host: a program for one member compiles fastest, and five width-512 networks over
-    a batch need the memory of one. They share the batch on the device.
+    a batch need the memory of one. They share the batch on the device; several devices of this process divide its
+    rows, as many of them as divide it evenly.
     """
     import jax
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     from seisvel_jax.models.ensemble import member_names
 
     programs = [_program(graphdef) for graphdef in run.graphdefs]
     counts = [group.members for group in run.config.groups]
 
+    @functools.lru_cache(maxsize=1)
+    def placed(count: int) -> tuple[NamedSharding, tuple]:
+        mesh = Mesh(np.asarray(jax.local_devices()[:count]), ("data",))
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        return NamedSharding(mesh, PartitionSpec("data")), jax.device_put(run.params, everywhere)
+
     def predict(gathers: np.ndarray, survey: Survey) -> np.ndarray:
-        on_device = jax.device_put(gathers)
+        rows, stacked = placed(math.gcd(len(gathers), jax.local_device_count()))
+        on_device = jax.device_put(gathers, rows)
         return np.stack(
             [
                 np.asarray(one(params, np.int32(member), on_device, survey))
-                for one, params, count in zip(programs, run.params, counts)
+                for one, params, count in zip(programs, stacked, counts)
                 for member in range(count)
             ]
         )

@@ -84,7 +84,7 @@ def over_members(function: Callable, mesh: Mesh | None = None) -> Callable:
     """
 
     def mapped(*stacked: Any) -> Any:
-        if jax.default_backend() != "cpu":
+        if not in_a_row():
             return jax.vmap(function)(*stacked)
         count = jax.tree.leaves(stacked)[0].shape[0]
         results = [function(*jax.tree.map(lambda leaf, k=k: leaf[k], stacked)) for k in range(count)]
@@ -96,6 +96,11 @@ def over_members(function: Callable, mesh: Mesh | None = None) -> Callable:
     return jax.shard_map(
         mapped, mesh=mesh, in_specs=split, out_specs=split, axis_names=frozenset({"member"}), check_vma=False
     )
+
+
+def in_a_row() -> bool:
+    """Whether the members are written out one after another, not mapped."""
+    return jax.default_backend() == "cpu"
 
 
 def predict_members(

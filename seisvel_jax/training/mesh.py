@@ -7,6 +7,7 @@ batch, read by nobody else, and a complete state.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,9 +19,12 @@ from seisvel_jax.errors import UserError
 from seisvel_jax.logging import say
 
 
-def make_mesh(config: Config) -> Mesh:
-    """The mesh of all devices of all processes for this config, as `choose_shape` divides them. Raises UserError."""
-    devices = jax.devices()
+def make_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh of `devices` (default: all of all processes) for this config, as `choose_shape` divides them.
+
+    Raises UserError.
+    """
+    devices = jax.devices() if devices is None else devices
     members = tuple(group.members for group in config.groups)
     shape = choose_shape(len(devices), jax.process_count(), members, config.batch_size, config.mesh_member)
     return _mesh(np.asarray(devices).reshape(shape))
