@@ -33,8 +33,8 @@ DAY = 24 * 3600
 """Seconds that Modal lets one call run at most. Work that takes longer goes on in a call of its own."""
 STOP_AFTER = DAY - 1800
 """Seconds after which training saves and is handed to the next call: time enough for a validation and a checkpoint."""
-TRAINING_GPUS = ["A100-80GB", "A100-40GB", "H100", "H200"]
-"""What training runs on without --gpu: the first of these that is free."""
+TRAINING_GPUS = ["A100-80GB", "H100", "H200"]
+"""What training runs on without --gpu: the first of these that is free. All have 80 GB: none fails where another ran."""
 SMALL_GPUS = ["L40S", "A10", "L4", "A100"]
 """The same for simulating and predicting."""
 KNOWN_GPUS: tuple[str, ...] = ("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000")
@@ -324,13 +324,13 @@ def check_prediction(words: Sequence[str], *, made_later: bool = False) -> None:
 
 def wait(call: modal.FunctionCall) -> int:
     """Follow a call, and those it is followed by, to the end; the exit code."""
-    name, answer = call.object_id, None
-    while answer is None or isinstance(answer, str):
+    name = call.object_id
+    while True:
         say(f"{name}: running; it goes on without this terminal if started with --detach")
         answer = call.get()
-        if isinstance(answer, str):
-            name, call = answer, modal.FunctionCall.from_id(answer)
-    return answer
+        if not isinstance(answer, str):
+            return answer
+        name, call = answer, modal.FunctionCall.from_id(answer)
 
 
 def training_options(words: Sequence[str]) -> Any:
