@@ -34,7 +34,7 @@ DAY = 24 * 3600
 STOP_AFTER = DAY - 1800
 """Seconds after which training saves and is handed to the next call: time enough for a validation and a checkpoint."""
 TRAINING_GPUS = ["A100-80GB", "H100", "H200"]
-"""What training runs on without --gpu: the first of these that is free. All have 80 GB: none fails where another ran."""
+"""What training runs on without --gpu: the first that is free. All have 80 GB: none fails where another ran."""
 SMALL_GPUS = ["L40S", "A10", "L4", "A100"]
 """The same for simulating and predicting."""
 KNOWN_GPUS: tuple[str, ...] = ("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000")
