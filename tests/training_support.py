@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -62,6 +63,13 @@ CONFIG = Config(
     tensorboard=False,
 )
 
+LIGHT = replace(
+    CONFIG,
+    groups=(GroupConfig(replace(MODEL, encoder_layers=0)),),
+    augment=replace(CONFIG.augment, noise=0.0),
+    validation_samples=3,
+)
+"""One member of the least network that still attends: compiles in a fraction of the time."""
 
 QUICK = {
     "jax_disable_most_optimizations": True,

@@ -24,7 +24,7 @@ def make_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
 
     Raises UserError.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = sorted(jax.devices() if devices is None else devices, key=lambda one: (one.process_index, one.id))
     members = tuple(group.members for group in config.groups)
     shape = choose_shape(len(devices), jax.process_count(), members, config.batch_size, config.mesh_member)
     return _mesh(np.asarray(devices).reshape(shape))

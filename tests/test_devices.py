@@ -1,0 +1,257 @@
+"""The mesh: how it is chosen, that it changes no number, that states move between meshes; dry run; out of memory."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from training_support import CONFIG, LIGHT, MODEL, SURVEY, quick_compilation, write_data
+
+from seisvel_jax import train as train_module
+from seisvel_jax.config import replace as change
+from seisvel_jax.errors import UserError
+from seisvel_jax.models.config import GroupConfig
+from seisvel_jax.training import memory
+from seisvel_jax.training.dry_run import dry_run
+from seisvel_jax.training.memory import Memory, lower_step, memory_limit, memory_of, out_of_memory_explained
+from seisvel_jax.training.mesh import choose_shape, my_rows, one_device
+from seisvel_jax.training.state import abstract_params
+
+TESTS = Path(__file__).resolve().parent
+
+
+@pytest.fixture(
+    scope="module", params=["quick", pytest.param("full", marks=pytest.mark.slow)], ids=["two shapes", "all shapes"]
+)
+def four(request, tmp_path_factory):
+    """What tests/devices_worker.py leaves on four CPU devices."""
+    folder = tmp_path_factory.mktemp(request.param)
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}"}
+    line = [sys.executable, str(TESTS / "devices_worker.py"), request.param, str(folder)]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def meshes(folder, kind):
+    names = [path.stem.removeprefix(kind) for path in folder.glob(f"{kind}*.npz")]
+    assert len(names) >= 1
+    return sorted(names)
+
+
+def load(folder, name):
+    with np.load(folder / f"{name}.npz") as file:
+        return dict(file)
+
+
+def assert_same_training(one, other):
+    """Losses, and the parameters after 10 steps, to 1e-5.
+
+    But for the biases of attention's keys and queries: shifting a key changes no attention at all, so their gradients
+    are rounding errors, which Adam scales up to whole steps.
+    """
+    count = len(other["losses"])
+    np.testing.assert_allclose(one["losses"][-count:], other["losses"], rtol=1e-5)
+    names = [name for name in other if name.startswith("[0]")]
+    assert len(names) > 20
+    for name in names:
+        if "bias" in name and ("keys" in name or "queries" in name):
+            continue
+        scale = np.abs(one[name]).max()
+        np.testing.assert_allclose(one[name] / scale, other[name] / scale, rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_training_is_the_same_on_every_mesh(four):
+    one = load(four, "straight11")
+    shapes = meshes(four, "straight")
+    assert one["losses"].shape == (10, len(shapes)) and len(np.unique(one["losses"])) == one["losses"].size
+    assert shapes in (["11", "22"], ["11", "14", "22", "41"])
+    for shape in shapes[1:]:
+        assert_same_training(one, load(four, f"straight{shape}"))
+        if len(shapes) == 4:
+            ours, theirs = (load(four, f"predicted{name}")["velocity"] for name in ("11", shape))
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_the_work_is_really_divided(four):
+    """A quarter of the arithmetic each, but for the optimiser where members are not divided."""
+    one = load(four, "straight11")
+    for shape in meshes(four, "straight")[1:]:
+        other = load(four, f"straight{shape}")
+        assert 0.2 < other["flops"] / one["flops"] < 0.45, shape
+        assert other["divided"], shape
+
+
+def test_prediction_divides_its_rows_over_the_devices(four):
+    found = load(four, "rows")
+    assert found["together"].shape[1:] == (4, 8, 8)
+    assert len(np.unique(found["together"][:, :, 0, 0])) == 4 * len(found["together"])
+    np.testing.assert_allclose(found["together"], found["alone"], rtol=1e-5)
+
+
+def test_checkpoints_move_between_devices(four):
+    one = load(four, "straight11")
+    for move in meshes(four, "moved"):
+        assert_same_training(one, load(four, f"moved{move}"))
+
+
+def test_going_on_with_the_same_devices_is_exact(four):
+    straight, moved = load(four, "straight22"), load(four, "moved2222")
+    np.testing.assert_array_equal(straight.pop("losses")[4:], moved.pop("losses"))
+    for name, value in moved.items():
+        np.testing.assert_array_equal(value, straight[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shape"),
+    [
+        ((1, 1, (5,), 8, None), (1, 1)),
+        ((8, 1, (5,), 8, None), (8, 1)),
+        ((4, 1, (4,), 8, None), (1, 4)),
+        ((4, 1, (4,), 8, 1), (4, 1)),
+        ((8, 1, (4, 2), 8, None), (4, 2)),
+        ((8, 2, (8,), 8, None), (2, 4)),  # a process holds whole rows: its own part of the batch
+        ((6, 1, (6,), 4, None), (1, 6)),
+        ((16, 4, (5,), 16, None), (16, 1)),
+        ((4, 1, (2,), 6, None), (2, 2)),
+    ],
+)
+def test_the_mesh_that_is_chosen(arguments, shape):
+    assert choose_shape(*arguments) == shape
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((8, 1, (5,), 6, None), "--batch-size 6 .*over 8 devices.* multiple of 8"),
+        ((4, 1, (5,), 8, 2), "--mesh-member 2: expected a divisor .*5.* 4 devices of a process: 1"),
+        ((8, 4, (8,), 8, 4), "--mesh-member 4"),
+        ((4, 1, (4,), 2, 1), "--batch-size 2 .* multiple of 4"),
+    ],
+)
+def test_meshes_that_cannot_be(arguments, words):
+    with pytest.raises(UserError, match=words):
+        choose_shape(*arguments)
+
+
+def test_mesh_member_may_change_when_a_run_goes_on():
+    from seisvel_jax.config import differences, to_dict
+
+    assert differences(to_dict(CONFIG), to_dict(replace(CONFIG, mesh_member=1))) == []
+    assert my_rows(one_device(), 6) == slice(0, 6)
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    with quick_compilation(tmp_path_factory.mktemp("xla")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def test_dry_run_tells_and_leaves_nothing(programs, data, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "c.py"
+    file.write_text("from training_support import LIGHT as config\n")
+    run = tmp_path / "run"
+    words = ["train", str(file), "--data.path", str(data), "--workdir", str(run), "--dry-run"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert train_module.main() == 0
+    assert not run.exists()
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    _, (params,) = abstract_params(LIGHT.groups, SURVEY)
+    member = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert found["parameters"] == [member] and found["mesh"] == {"data": 1, "member": 1}
+    # Parameters, average and two moments of a member, float32; the batch and a few counters besides.
+    assert 16 * member <= found["state_bytes"] < 16 * member + 20_000
+    assert found["peak_bytes"] > found["state_bytes"] and found["advice"] == ""
+    assert found["flop_a_step"] > 6 * LIGHT.batch_size * member
+    estimate = LIGHT.batch_size * found["matmul_flop_a_second"] / found["flop_a_step"]
+    assert found["samples_a_second_at_most"] == pytest.approx(estimate)
+    for words in ("group 0", "FLOP", "GiB", "XLA's analysis", "an estimate"):
+        assert words in said.err
+
+
+def test_a_dry_run_that_does_not_fit_says_what_to_lower(programs, data, monkeypatch, capsys):
+    monkeypatch.setattr("seisvel_jax.training.dry_run.memory_limit", lambda device: 1000)
+    monkeypatch.setattr("seisvel_jax.training.dry_run.advice", lambda *words: f"give {words[-1]}")
+    assert dry_run(change(LIGHT, data__path=str(data)))["advice"] == "give 1000"
+    assert "does not fit: give 1000" in capsys.readouterr().err
+
+
+class Linear:
+    """A step whose memory is known: 100 bytes of state, 50 a sample, 20 where activations are recomputed."""
+
+    def __init__(self, config):
+        each = 20 if config.groups[0].model.remat else 50
+        self.memory = Memory(100 + 8 * (config.optim.accumulate > 1), each * config.batch_size)
+
+    def compile(self):
+        if self.memory.peak > 4000:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while compiling")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("batch", "limit", "answer"),
+    [
+        (16, 900, ""),
+        (16, 899, "give --groups.0.model.remat (4.2e-07 or 3.91e-07 GiB)"),
+        (16, 419, "--batch-size 8 --optim.accumulate 2"),
+        (16, 200, "--batch-size 4 --optim.accumulate 4"),
+        (12, 230, "--batch-size 6 --optim.accumulate 2"),
+        (12, 227, "--batch-size 4 --optim.accumulate 3"),
+        (16, 110, "fewer members"),
+        (128, 3000, "--groups.0.model.remat"),
+        (512, 1500, "more than can be compiled needed"),
+    ],
+)
+def test_advice_fits_and_changes_as_little_as_can_be(monkeypatch, batch, limit, answer):
+    monkeypatch.setattr(memory, "lower_step", lambda config, survey, mesh: Linear(config))
+    monkeypatch.setattr(memory, "memory_of", lambda compiled: compiled.memory)
+    config = replace(CONFIG, batch_size=batch)
+    said = memory.advice(config, SURVEY, one_device(), limit)
+    assert (said == "") if answer == "" else (answer.split(" (")[0] in said), said
+    if answer.startswith("give --groups"):
+        assert "batch-size" not in said
+    if batch == 512:
+        assert "--batch-size 64 --optim.accumulate 8" in said
+
+
+def test_memory_grows_with_the_batch(programs):
+    """The analysis itself: what XLA states for one device, and what the advice is made of."""
+    small, large = (
+        memory_of(lower_step(replace(LIGHT, batch_size=size), SURVEY, one_device()).compile()) for size in (2, 8)
+    )
+    sample = 4 * (np.prod(SURVEY.gather_shape) + np.prod(SURVEY.grid.shape))
+    assert large.arguments - small.arguments == pytest.approx(6 * sample, abs=64)
+    assert large.temporary > 2 * small.temporary
+    assert (memory_limit(jax.devices()[0]) or 0) > 2**30
+
+
+def test_out_of_memory_is_one_line_with_the_cure(programs, monkeypatch):
+    monkeypatch.setattr(memory, "advice", lambda config, survey, mesh, limit: "give --batch-size 1")
+    with (
+        pytest.raises(UserError, match=r"out of memory: give --batch-size 1\. JAX said: RESOURCE_EXHAUSTED"),
+        out_of_memory_explained(CONFIG, SURVEY, one_device()),
+    ):
+        jax.numpy.zeros(2**46).block_until_ready()
+    with pytest.raises(jax.errors.JaxRuntimeError), out_of_memory_explained(CONFIG, SURVEY, one_device()):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+def test_groups_of_models_that_cannot_recompute_are_left_alone():
+    from seisvel_jax.models.config import InversionNetConfig
+
+    config = replace(CONFIG, groups=(GroupConfig(InversionNetConfig()), GroupConfig(MODEL)))
+    changed, words = memory._with_remat(config)
+    assert words == "--groups.1.model.remat" and changed.groups[0] == config.groups[0]
+    assert changed.groups[1].model.remat
