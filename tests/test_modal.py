@@ -521,6 +521,7 @@ def test_shards_of_a_prediction_become_one_file(tmp_path, monkeypatch, straight,
     assert modal_train.run_predict.local([str(word) for word in words], 2) == 2 and volume.reloads == 1
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what TensorBoard carries with it
 def test_tensorboard_serves_what_lies_on_the_volume(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard", reason="TensorBoard is in the image, not needed here")
     volume = Committed()
