@@ -35,8 +35,8 @@ neighbour is a slice."""
 class Absorber:
     """One block of the layer with its profile: `a` and `b`, broadcast over the block.
 
-    Each variable is written into a buffer that the same loop does not read: without that XLA works it out again for every
-    neighbour that needs it, or walks the buffer twice.
+    Each variable is written into a buffer that the same loop does not read: without that XLA works it out again for
+    every neighbour that needs it, or walks the buffer twice.
     """
 
     block: Block
@@ -90,8 +90,8 @@ def profile(
 ) -> tuple[np.ndarray, np.ndarray]:
     """`(a, b)`, `[cells]` from the first node of the layer outwards.
 
-    Damping `sigma_max (d / W)^2` with `sigma_max = -3 v ln(R) / (2 W)`, R = 1e-2, 1e-3, 1e-4 for 5, 10, 20 cells (Collino &
-    Tsogka 2001); frequency shift `pi f (1 - d / W)` (Komatitsch & Martin 2007).
+    Damping `sigma_max (d / W)^2` with `sigma_max = -3 v ln(R) / (2 W)`, R = 1e-2, 1e-3, 1e-4 for 5, 10, 20 cells
+    (Collino & Tsogka 2001); frequency shift `pi f (1 - d / W)` (Komatitsch & Martin 2007).
     """
     if cells == 0:
         return np.zeros(0), np.zeros(0)

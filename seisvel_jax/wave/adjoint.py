@@ -1,10 +1,11 @@
 """The exact transpose of the time loop: gradients of anything that is made of gathers (derived in docs/physics.md).
 
 With `mu = beta * (adjoint field)` the transposed update is the update itself, run backwards from the residuals:
-`mu = mu++ + alpha (mu+ - mu++) + beta (h^2 lap mu+ + f) + beta R^T r`. Summation by parts in time turns the gradient into a
-sum over `u` at one time and `mu` at three:
+`mu = mu++ + alpha (mu+ - mu++) + beta (h^2 lap mu+ + f) + beta R^T r`. Summation by parts in time turns the gradient
+into a sum over `u` at one time and `mu` at three:
 
-    sum_n adjoint[n + 1] (h^2 lap u[n] + f[n]) = 1 / beta^2 sum_n u[n] (mu[n] - mu[n+2] - alpha (mu[n+1] - mu[n+2])) - sources
+    sum_n adjoint[n + 1] (h^2 lap u[n] + f[n])
+        = 1 / beta^2 sum_n u[n] (mu[n] - mu[n+2] - alpha (mu[n+1] - mu[n+2])) - sources
 """
 
 from collections.abc import Callable
@@ -25,13 +26,12 @@ def backward(chunk: Chunk, clock: Clock, plan: Plan, kept: Any, residual: jax.Ar
     alpha and beta `[lane, depth, x]`, strength `[lane, source, point]`, wavelet `[step, lane, source]`.
     """
     sums = _Sums(chunk, clock, residual)
-    start = sums.start()
     if plan.scheme.memory == "full":
-        result = sums.march_back(0, clock.turns, start, lambda fields, n, _: (fields[n], fields), kept)
+        result = sums.march_back((0, clock.turns), sums.start(), lambda fields, n, _: (fields[n], fields), kept)
     elif plan.scheme.memory == "reconstruct":
-        result = _reconstructing(chunk, clock, plan, sums, kept, start)
+        result = _reconstructing(chunk, clock, plan, sums, kept)
     else:
-        result = _by_segments(chunk, clock, sums, kept, start)
+        result = _by_segments(chunk, clock, sums, kept)
     return sums.gradient(result)
 
 
@@ -54,15 +54,18 @@ class _Sums:
 
     def march_back(
         self,
-        first: jax.Array | int,
-        last: jax.Array | int,
+        turns: tuple,
         start: tuple,
         field: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]],
         source: Any,
     ) -> tuple:
-        """Turns last-1 down to first. `field(source, n, after) -> (u [size] after step n, source)`."""
+        """Turns last-1 down to first, of `turns` (first, last).
+
+        `field(source, n, after) -> (u [size] after step n, source)`.
+        """
         chunk, clock, medium = self.chunk, self.clock, self.chunk.medium
         inner = medium.layout.inner
+        first, last = turns
 
         def turn(i: jax.Array, carry: tuple) -> tuple:
             (state, of_beta, of_alpha, emitted), source, after = carry
@@ -103,9 +106,8 @@ class _Sums:
         _, of_beta, of_alpha, emitted = result
         chunk, layout = self.chunk, self.chunk.medium.layout
         beta = chunk.medium.beta
-        inverse = jnp.where(beta > 0, 1 / jnp.where(beta > 0, beta, 1), 0)
-        at_source = self.beta_at_source
-        adjoint = emitted.reshape(-1, *at_source.shape) * jnp.where(at_source > 0, 1 / jnp.where(at_source > 0, at_source, 1), 0)
+        inverse = _inverse(beta)
+        adjoint = emitted.reshape(-1, *self.beta_at_source.shape) * _inverse(self.beta_at_source)[None]
         strength = jnp.einsum("nls,nlsp->lsp", chunk.wavelet, adjoint, precision="highest")
         wavelet = jnp.einsum("lsp,nlsp->nls", chunk.strength, adjoint, precision="highest")
         injected = jnp.zeros(layout.total, beta.dtype).at[chunk.source_at].add((chunk.strength * strength).reshape(-1))
@@ -115,7 +117,12 @@ class _Sums:
         )
 
 
-def _by_segments(chunk: Chunk, clock: Clock, sums: _Sums, kept: tuple, start: tuple) -> tuple:
+def _inverse(beta: jax.Array) -> jax.Array:
+    """1 / beta, and 0 where beta is: between the rows, and on a free surface, where nothing ever moves."""
+    return jnp.where(beta > 0, 1 / jnp.where(beta > 0, beta, 1), 0)
+
+
+def _by_segments(chunk: Chunk, clock: Clock, sums: _Sums, kept: tuple) -> tuple:
     """Each segment is run again from its stored state, its fields are kept, and the adjoint runs over them."""
     length = clock.segment * clock.turn
     wanted = (clock.turns + clock.segment - 1) // clock.segment
@@ -127,17 +134,17 @@ def _by_segments(chunk: Chunk, clock: Clock, sums: _Sums, kept: tuple, start: tu
         first = number * clock.segment
         last = jnp.minimum(first + clock.segment, clock.turns)
         keep = history(chunk, length, first * clock.turn)[1]
-        state, fields = march(chunk, clock, first, last, state, fields, keep)
+        state, fields = march(chunk, clock, (first, last), state, (fields, keep))
         result = sums.march_back(
-            first, last, result, lambda fields, n, _: (fields[n - first * clock.turn], fields), fields
+            (first, last), result, lambda fields, n, _: (fields[n - first * clock.turn], fields), fields
         )
         return result, fields, state
 
     fields = history(chunk, length, 0)[0]
-    return jax.lax.fori_loop(0, wanted, segment, (start, fields, chunk.medium.start()))[0]
+    return jax.lax.fori_loop(0, wanted, segment, (sums.start(), fields, chunk.medium.start()))[0]
 
 
-def _reconstructing(chunk: Chunk, clock: Clock, plan: Plan, sums: _Sums, kept: tuple, start: tuple) -> tuple:
+def _reconstructing(chunk: Chunk, clock: Clock, plan: Plan, sums: _Sums, kept: tuple) -> tuple:
     """The field is run backwards inside the model, where nothing is damped; its frame comes from the store."""
     before, now, frame = kept
     blocks = frame_blocks(plan, chunk)
@@ -158,4 +165,4 @@ def _reconstructing(chunk: Chunk, clock: Clock, plan: Plan, sums: _Sums, kept: t
 
     rest = medium.start()
     source = rest._replace(before=before, now=now)
-    return sums.march_back(0, clock.turns, start, field, source)
+    return sums.march_back((0, clock.turns), sums.start(), field, source)

@@ -42,8 +42,7 @@ def _seen_from_below(beyond: jax.Array, second: np.ndarray, *, axis: int, width:
     halo = second.size - 1
     wide = jnp.concatenate([beyond, jnp.zeros_like(beyond)], axis=axis)
     return sum(  # type: ignore[return-value]
-        beyond.dtype.type(second[j])
-        * jax.lax.slice_in_dim(wide, (halo - j) * width, (2 * halo - j) * width, axis=axis)
+        beyond.dtype.type(second[j]) * jax.lax.slice_in_dim(wide, (halo - j) * width, (2 * halo - j) * width, axis=axis)
         for j in range(1, halo + 1)
     )
 

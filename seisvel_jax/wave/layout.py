@@ -1,7 +1,7 @@
 """Where a node of the padded grid lies in memory: flat fields with the lanes innermost (docs/physics.md).
 
-XLA makes one tight loop of a stencil when every shift is one slice at a constant offset into a one-dimensional array and
-the result goes into an array that the loop does not read. Everything here serves that.
+XLA makes one tight loop of a stencil when every shift is one slice at a constant offset into a one-dimensional array
+and the result goes into an array that the loop does not read. Everything here serves that.
 """
 
 from dataclasses import dataclass
@@ -150,7 +150,7 @@ class Rows:
 class Sides:
     """The right-hand layer of each row, the zeros and the left-hand layer of the next row, as one block. Static.
 
-    Row r of the block holds the right-hand layer of grid row r - 1 and the left-hand layer of grid row r. Its axis is 1.
+    Row r of the block holds the right-hand layer of grid row r - 1 and the left-hand layer of grid row r.
     """
 
     layout: Layout

@@ -129,13 +129,13 @@ Keep = Callable[[Any, jax.Array, State, bool], tuple[Any, jax.Array | None]]
 """`(kept, n, state, whether a row ends) -> (kept, one value that was read back or None)`."""
 
 
-def march(
-    chunk: Chunk, clock: Clock, first: Array, last: Array, state: State, kept: Any, keep: Keep
-) -> tuple[State, Any]:
-    """The state after turns first..last-1, and what `keep` kept on the way.
+def march(chunk: Chunk, clock: Clock, turns: tuple, state: State, keeping: tuple[Any, Keep]) -> tuple[State, Any]:
+    """The state after turns first..last-1, and what was kept on the way. keeping: `(kept, keep)`.
 
     What `keep` read back of what it stored is what the next step's write waits for (`Layout.write`).
     """
+
+    kept, keep = keeping
 
     def turn(i: jax.Array, carry: tuple) -> tuple:
         state, kept, after = carry
@@ -148,7 +148,7 @@ def march(
         return state, kept, after
 
     rest = jnp.zeros((), state.now.dtype)
-    state, kept, _ = jax.lax.fori_loop(first, last, turn, (state, kept, rest))
+    state, kept, _ = jax.lax.fori_loop(turns[0], turns[1], turn, (state, kept, rest))
     return state, kept
 
 
@@ -165,7 +165,7 @@ def recording(chunk: Chunk, clock: Clock) -> tuple[jax.Array, Keep]:
     return jnp.zeros(shape, chunk.strength.dtype), keep
 
 
-def history(chunk: Chunk, length: int, first: Array) -> tuple[jax.Array, Keep]:
+def history(chunk: Chunk, length: int, first: Array | int) -> tuple[jax.Array, Keep]:
     """Room for the fields of `length` steps from step `first`, `[step, size]`, and the `keep` that fills it."""
 
     def keep(fields: jax.Array, n: jax.Array, state: State, row_ends: bool) -> tuple[jax.Array, jax.Array]:
@@ -214,8 +214,7 @@ def both(first: Keep, second: Keep) -> Keep:
 
 def forward(chunk: Chunk, clock: Clock) -> jax.Array:
     """The record `[row, lane, receiver]`, nothing else kept."""
-    record, keep = recording(chunk, clock)
-    return march(chunk, clock, 0, clock.turns, chunk.medium.start(), record, keep)[1]
+    return march(chunk, clock, (0, clock.turns), chunk.medium.start(), recording(chunk, clock))[1]
 
 
 def forward_keeping(chunk: Chunk, clock: Clock, plan: Plan) -> tuple[jax.Array, Any]:
@@ -224,10 +223,11 @@ def forward_keeping(chunk: Chunk, clock: Clock, plan: Plan) -> tuple[jax.Array, 
     start = chunk.medium.start()
     if plan.scheme.memory == "full":
         fields, keep = history(chunk, clock.steps, 0)
-        return march(chunk, clock, 0, clock.turns, start, (record, fields), both(recorder, keep))[1]
+        return march(chunk, clock, (0, clock.turns), start, ((record, fields), both(recorder, keep)))[1]
     if plan.scheme.memory == "reconstruct":
         frame, keep = framing(frame_blocks(plan, chunk), clock.steps, record.dtype)
-        state, (record, frame) = march(chunk, clock, 0, clock.turns, start, (record, frame), both(recorder, keep))
+        keeping = ((record, frame), both(recorder, keep))
+        state, (record, frame) = march(chunk, clock, (0, clock.turns), start, keeping)
         return record, (state.before, state.now, frame)
 
     def segment(i: jax.Array, carry: tuple) -> tuple:
@@ -237,9 +237,8 @@ def forward_keeping(chunk: Chunk, clock: Clock, plan: Plan) -> tuple[jax.Array, 
             kept,
             checkpoint(state),
         )
-        state, record = march(
-            chunk, clock, i * clock.segment, jnp.minimum((i + 1) * clock.segment, clock.turns), state, record, recorder
-        )
+        turns = i * clock.segment, jnp.minimum((i + 1) * clock.segment, clock.turns)
+        state, record = march(chunk, clock, turns, state, (record, recorder))
         return state, record, kept
 
     kept = jax.tree.map(lambda value: jnp.zeros((clock.segments, *value.shape), value.dtype), checkpoint(start))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,10 @@ class State(NamedTuple):
     spare: jax.Array
     memory: tuple
     """The memory variables of each block of the PML."""
-    force_z: jax.Array | None
+    force_z: Any
     """What the edges and the PML add to the Laplacian; 0 in most of the grid. Vertical and horizontal overlap in the
-    corners, hence two."""
-    force_x: jax.Array | None
+    corners, hence two. None where there is none."""
+    force_x: Any
     """`[row, pitch * lanes]`: carried as it is written, or XLA copies it."""
 
 

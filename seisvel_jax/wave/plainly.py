@@ -1,4 +1,4 @@
-"""The same scheme written to be read: two-dimensional fields, `pad` and slices, one shot at a time. Slow; the oracle."""
+"""The same scheme written to be read: two-dimensional fields, `pad` and slices, one shot at a time. The oracle."""
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,8 @@ def propagate_plainly(
             before, now, memory = carry
             total = jnp.zeros_like(now)
             after = []
-            for axis, (psi, zeta) in enumerate(memory):
+            for axis in (0, 1):
+                psi, zeta = memory[axis]
                 bend = curved(now, axis)
                 total = total + bend
                 if plan.layer:
@@ -86,10 +87,10 @@ def propagate_plainly(
             return (now, new, tuple(after)), values
 
         zero = jnp.zeros((depth, x), plan.dtype)
-        record = jax.lax.scan(step, (zero, zero, ((zero, zero),) * 2), wavelet[:, :steps].T)[1]
-        return record[plan.substeps - 1 :: plan.substeps]
+        rows: jax.Array = jax.lax.scan(step, (zero, zero, ((zero, zero),) * 2), wavelet[:, :steps].T)[1]
+        return rows[plan.substeps - 1 :: plan.substeps]
 
     over_shots = jax.vmap(one_shot, in_axes=(None, 0))
     run = jax.jit(jax.vmap(over_shots, in_axes=(0, None)))
-    record = run(jnp.arange(velocity.shape[0]), jnp.arange(plan.shot_count))
+    record: jax.Array = run(jnp.arange(velocity.shape[0]), jnp.arange(plan.shot_count))
     return _finish(record, plan.readout, nt=plan.nt, record_start=plan.record_start)

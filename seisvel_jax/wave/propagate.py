@@ -118,8 +118,10 @@ def _record_jvp(spread: Spread, primals: tuple, tangents: tuple) -> tuple[jax.Ar
 
 
 def _tied(change: Fields) -> Fields:
-    """The same values, each made to depend on all: `linear_call` transposes all of its arguments or none, and the wavelet
-    is often a constant where the velocity is not."""
+    """The same values, each made to depend on all.
+
+    `linear_call` transposes all of its arguments or none; the wavelet is often a constant where the velocity is not.
+    """
     first = 0 * sum(leaf.reshape(-1)[0] for leaf in jax.tree.leaves(change))
     return jax.tree.map(lambda leaf: leaf + first, change)
 
@@ -199,7 +201,7 @@ def _solver_wavelet(wavelet: Array, survey: Survey, plan: Plan) -> jax.Array:
         analysis, synthesis = sampling.refinement(
             fine.shape[-1], survey.dt, plan.substeps, correct_dispersion=plan.scheme.correct_dispersion
         )
-        kind = jnp.result_type(fine.dtype, jnp.complex64)
+        kind = np.complex128 if plan.dtype == np.float64 else np.complex64
         spectra = jnp.einsum("ft,...t->...f", jnp.asarray(analysis, kind), fine.astype(kind), precision="highest")
         fine = jnp.einsum("tf,...f->...t", jnp.asarray(synthesis, kind), spectra, precision="highest").real
     fine = fine if fine.ndim == 3 else fine.reshape(-1, 1, fine.shape[-1])

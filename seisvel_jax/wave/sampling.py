@@ -33,7 +33,7 @@ def position_weights(
 
 
 def _folded(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weights `[..., point]` of depth nodes `[..., point]` where pressure is odd about depth 0: Hicks (2002), section 3.
+    """Weights `[..., point]` of depth nodes `[..., point]` where pressure is odd about depth 0: Hicks (2002).
 
     What a sinc has above the surface belongs, with the other sign, to its image below; the surface itself has none.
     """
@@ -77,7 +77,10 @@ def fine_wavelet(wavelet: np.ndarray, dt: float, substeps: int, *, correct_dispe
 
 
 def refinement(nt: int, dt: float, substeps: int, *, correct_dispersion: bool) -> tuple[np.ndarray, np.ndarray]:
-    """`fine_wavelet` as two complex matrices, `[frequency, nt]` and `[substeps * nt, frequency]`: the real part counts."""
+    """`fine_wavelet` as two complex matrices, `[frequency, nt]` and `[substeps * nt, frequency]`.
+
+    The real part of their product is meant.
+    """
     step = dt / substeps
     omega, window = _frequencies(nt, dt)
     scheme = 2 / step * np.sin(omega * step / 2) if correct_dispersion else omega
