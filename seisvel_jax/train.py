@@ -111,11 +111,13 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
         "validation": {},
     }
     checkpoints = Checkpoints(workdir)
-    resumed = checkpoints.resume(abstract_state(config.groups, survey, optimizer, mesh), metadata)
-    if resumed is None:
-        state = init_state(config.groups, survey, optimizer, stream_key(config.seed, "init"), mesh)
-    else:
-        state, saved = resumed
+    with out_of_memory_explained(config, survey, mesh):
+        resumed = checkpoints.resume(abstract_state(config.groups, survey, optimizer, mesh), metadata)
+        if resumed is None:
+            state = init_state(config.groups, survey, optimizer, stream_key(config.seed, "init"), mesh)
+        else:
+            state, saved = resumed
+    if resumed is not None:
         metadata |= {name: saved[name] for name in ("weights", "postprocess", "validation")}
     start = int(state.step)
     evaluated = start if metadata["validation"].get("step") == start else None
@@ -138,6 +140,7 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
 
     # ---- the loop: evaluate -> save -> next batch -> dispatch step n -> log step n - 1 ----
     pending: tuple[int, Any] | None = None
+    stopped = 0
     stream = batches.from_step(start)
     bar = progress(
         None, config.name, total=config.steps * config.batch_size, unit="sample", initial=start * config.batch_size
