@@ -1,7 +1,7 @@
 """Runs in a process of its own with four CPU devices: `python devices_worker.py quick|full FOLDER`.
 
 Steps of one ensemble on every shape of mesh, and its state saved on one mesh and loaded on another. What comes out is
-left in FOLDER as .npz files, for the tests to compare. `quick` is two of the shapes, two members and a network that compiles sooner.
+left in FOLDER as .npz files, for the tests to compare. `quick` is two of the shapes, two members and a smaller network.
 """
 
 import os
