@@ -159,7 +159,10 @@ def simulate_dataset(
     ours = range(shard[0], len(units), shard[1])
     missing = [units[i] for i in ours if not _is_whole(output, layout, i, velocities.names[i], survey)]
     todo = [index for unit in missing for index in unit]
-    simulator = Simulator(survey, min(batch_size, max(1, len(todo))))
+    # A batch is simulated whole or not at all, and never smaller because less is left to do: where a sample sits in
+    # its batch, and how large that is, may decide how it is rounded. So a continued run has the straight bits.
+    own_samples, wanted_samples = [index for i in ours for index in units[i]], set(todo)
+    simulator = Simulator(survey, min(batch_size, total))
     held: list[tuple[np.ndarray, np.ndarray]] = []  # simulated, waiting until their file is full
     wanted = sum(len(units[i]) for i in ours)
     alone = shard == (0, 1)
@@ -171,12 +174,17 @@ def simulate_dataset(
         own = {name for unit in missing for name in _names(layout, unit[0] // group, velocities.names[unit[0]])}
         for folder in (output, output / "data", output / "model"):
             remove_parts(folder, own | {SETTINGS_FILE, "survey.json"} if alone else own)
-        for first in range(0, len(todo), batch_size):
-            indices = todo[first : first + batch_size]
+        for first in range(0, len(own_samples), batch_size):
+            indices = own_samples[first : first + batch_size]
+            new = wanted_samples.intersection(indices)
+            if not new:
+                continue
             pairs = [read_model(velocities, i, survey) for i in indices]
             gathers = simulator(np.stack([solved for solved, _ in pairs]))
             check_finite(gathers, f"{output} ({velocities.names[indices[0]]} and on)")
-            for gather, (_, written) in zip(gathers, pairs, strict=True):
+            for index, gather, (_, written) in zip(indices, gathers, pairs, strict=True):
+                if index not in new:
+                    continue
                 held.append((gather, written))
                 unit = missing[0]
                 if len(held) < len(unit):
@@ -189,7 +197,7 @@ def simulate_dataset(
                     write_openfwi(output, unit[0] // file_size + 1, stacked, np.stack([v for _, v in held]))
                 held.clear()
                 missing.pop(0)
-            bar.update(len(indices))
+            bar.update(len(new))
     return len(todo)
 
 

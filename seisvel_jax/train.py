@@ -24,6 +24,7 @@ from seisvel_jax.logging import progress, say
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
+    from seisvel_jax.data.pipeline import Batches
     from seisvel_jax.survey import Survey
     from seisvel_jax.training.records import Records
 
@@ -39,7 +40,7 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
     """
     import jax
 
-    from seisvel_jax.data.pipeline import Batches, Resampled, open_data, training_survey
+    from seisvel_jax.data.pipeline import Batches, Resampled, SkipBad, open_data, training_survey
     from seisvel_jax.data.split import split_indices
     from seisvel_jax.models.ensemble import apply_member, member_names
     from seisvel_jax.training.checkpoint import Checkpoints
@@ -47,7 +48,7 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
     from seisvel_jax.training.memory import out_of_memory_explained
     from seisvel_jax.training.mesh import make_mesh, place_rows, say_mesh
     from seisvel_jax.training.optim import learning_rate, make_optimizer
-    from seisvel_jax.training.records import Records
+    from seisvel_jax.training.records import Records, write_skipped
     from seisvel_jax.training.signals import Interrupted, StopSignals
     from seisvel_jax.training.state import abstract_params, abstract_state, init_state
     from seisvel_jax.training.step import make_step, stream_key
@@ -76,6 +77,8 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
             f"{config.data.path}: {len(training)} training samples, fewer than --batch-size {config.batch_size}: "
             "give a smaller batch size or more data"
         )
+    skipping = SkipBad(samples, (training, validation)) if config.data.skip_bad else None
+    samples = skipping or samples
     batches = Batches(
         samples,
         training,
@@ -127,7 +130,15 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
     if is_first():
         write_config(workdir / "config.json", {name: metadata[name] for name in ("config", "survey", "samples")})
         records = cleanup.enter_context(
-            contextlib.closing(Records(workdir, start, names, tensorboard=config.tensorboard))
+            contextlib.closing(
+                Records(
+                    workdir,
+                    start,
+                    names,
+                    tensorboard=config.tensorboard,
+                    validated=metadata["validation"].get("step", -1),
+                )
+            )
         )
     validate = Validation(config, predict, mesh, samples, held_out, names, workdir, records)
     say_mesh(mesh, config)
@@ -151,13 +162,15 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
             due = evaluated != step and (step % config.eval_every == 0 or step == config.steps)
             if due or stopped:
                 if pending is not None:
-                    _log(records, pending, names, rate, config)
+                    _log(records, pending, names, rate, config, batches=batches)
                     pending = None
                 if due:
                     metadata |= validate(state.ema, step)
                     evaluated = step
                 if due or step != start:
                     checkpoints.save(state, metadata)
+                    if skipping is not None and records is not None:
+                        write_skipped(workdir / "skipped.json", skipping.skipped)
                     if on_commit is not None:
                         on_commit()
             if stopped or step == config.steps:
@@ -165,13 +178,14 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
             batch = place_rows(mesh, next(stream))
             state, metrics = step_function(state, batch)
             if pending is not None:
-                shown = _log(records, pending, names, rate, config)
+                shown = _log(records, pending, names, rate, config, batches=batches)
                 bar.set_postfix_str(f"loss {shown:.4f}", refresh=False)
             pending = (step + 1, metrics)
             bar.update(config.batch_size)
     if stopped:
         raise Interrupted(stopped)
-    return {"step": int(state.step), **metadata["validation"]}
+    result = {"step": int(state.step), **metadata["validation"]}
+    return result if skipping is None else {**result, "skipped": len(skipping.skipped)}
 
 
 def make_predict(graphdefs: tuple, survey: "Survey", mesh: "Mesh") -> Callable[[tuple, Any], np.ndarray]:
@@ -321,7 +335,13 @@ def spread(indices: np.ndarray, count: int) -> np.ndarray:
 
 
 def _log(
-    records: "Records | None", pending: tuple[int, Any], names: tuple[str, ...], rate: Callable, config: Config
+    records: "Records | None",
+    pending: tuple[int, Any],
+    names: tuple[str, ...],
+    rate: Callable,
+    config: Config,
+    *,
+    batches: "Batches",
 ) -> float:
     """Write down a finished step; return its mean loss. Raises UserError where a member's loss is not finite."""
     step, metrics = pending
@@ -330,8 +350,9 @@ def _log(
     if bad.any():
         members = ", ".join(name for name, wrong in zip(names, bad) if wrong)
         raise UserError(
-            f"step {step}: the loss or gradient of {members} is not finite; nothing of it was saved. Lower "
-            "--optim.learning-rate, or look for bad samples with python -m seisvel_jax.inspect DATA"
+            f"step {step}: the loss or gradient of {members} is not finite; nothing of it was saved. Its samples: "
+            f"{batches.describe(step - 1)}. Lower --optim.learning-rate, or look for bad samples with "
+            "python -m seisvel_jax.inspect DATA"
         )
     if records is not None and (step % config.log_every == 0 or step == config.steps):
         numbers = {name: [float(one) for one in value] for name, value in values.items()}

@@ -44,6 +44,10 @@ class Task:
     """What lies at the output, comparable."""
 
 
+SHARES = {"train": 1, "simulate": 1.5, "simulate-openfwi": 1.5, "predict": 2, "pack": 2}
+"""Of the kills: starting to train costs most."""
+
+
 @dataclass
 class Report:
     """What was done and what was found."""
@@ -80,7 +84,7 @@ def make_tasks(folder: Path) -> list[Task]:
         "config = replace(CONFIG, steps=24, eval_every=3)\n"
     )
     run = str(folder / "straight-train" / "run")
-    simulate = ("simulate", "--survey", str(survey), "--count", "60", "--batch-size", "1")
+    simulate = ("simulate", "--survey", str(survey), "--count", "60", "--batch-size", "3")
     tasks = [
         Task("train", ("train", str(config), "--data.path", str(data)), "--workdir", "run", run_contents),
         Task("simulate", (*simulate, "--layout", "challenge"), "--output", "set", file_contents),
@@ -100,7 +104,9 @@ def make_tasks(folder: Path) -> list[Task]:
         ),
     ]
     if (ROOT / "seisvel_jax" / "pack.py").is_file():
-        tasks.append(Task("pack", ("pack", "--data", str(data)), "--output", "packed", file_contents))
+        tasks.append(
+            Task("pack", ("pack", "--data", str(data), "--shard-size", "1"), "--output", "packed", file_contents)
+        )
     return tasks
 
 
@@ -268,9 +274,11 @@ def soak(folder: Path, kills: int, seed: int, only: list[str] | None = None, say
         compare(task, straights[task.name][0], folder / f"again-{task.name}", report)
         report.rounds[task.name] = 0
         say(f"{task.name}: straight through in {first:.1f} s, then {straights[task.name][1]:.1f} s", flush=True)
-    for number, task in enumerate(chosen):
+    share = kills / sum(SHARES[task.name] for task in chosen)
+    ends = [round(share * sum(SHARES[task.name] for task in chosen[: n + 1])) for n in range(len(chosen))]
+    for task, first, end in zip(chosen, [0, *ends], ends, strict=False):
         straight, duration = straights[task.name]
-        wanted = kills // len(chosen) + (number < kills % len(chosen))
+        wanted = end - first
         turn = 0
         while sum(count for key, count in report.kills.items() if key[0] == task.name) < wanted and not report.problems:
             place = folder / f"killed-{task.name}-{turn}"

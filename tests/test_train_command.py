@@ -99,10 +99,10 @@ def test_a_signal_saves_and_going_on_is_exact(straight, data, tmp_path):
     config = change(CONFIG, data__path=str(data))
     original = module._log
 
-    def interrupt(records, pending, *rest):
+    def interrupt(records, pending, *rest, **named):
         if pending[0] == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(records, pending, *rest)
+        return original(records, pending, *rest, **named)
 
     module._log = interrupt
     try:
@@ -123,10 +123,10 @@ def test_a_signal_between_validations_is_saved_without_a_score(data, tmp_path, s
     config = change(CONFIG, data__path=str(data))
     original = module._log
 
-    def interrupt(records, pending, *rest):
+    def interrupt(records, pending, *rest, **named):
         if pending[0] == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(records, pending, *rest)
+        return original(records, pending, *rest, **named)
 
     module._log = interrupt
     try:

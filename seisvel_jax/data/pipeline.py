@@ -3,8 +3,9 @@
 Light to import: commands import `DataConfig` for their `--help`; grain and jax come in with the first batch.
 """
 
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from seisvel_jax.data.split import SplitBy
 from seisvel_jax.errors import UserError
+from seisvel_jax.logging import say
 
 if TYPE_CHECKING:
     from seisvel_jax.data.dataset import Dataset
@@ -43,6 +45,9 @@ class DataConfig:
     """Use at most so many samples, drawn by the seed."""
     cache_gib: float = 2.0
     """Keep the resampled samples in memory after their first reading if all of them fit into so many GiB."""
+    skip_bad: bool = False
+    """Train on without samples that cannot be read, naming and counting them (RUN/skipped.json); others take their
+    places. Without it the first one stops the run."""
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use. Raises UserError naming the option."""
@@ -143,6 +148,71 @@ class Resampled:
         return found
 
 
+class SkipBad:
+    """A dataset in which the next readable sample of the same group takes the place of one that cannot be read.
+
+    Which one it is depends on the files alone, so that a run that goes on sees what it would have seen. `groups` are
+    index arrays; stand-ins never cross from one to the other (training and validation).
+    """
+
+    def __init__(self, dataset: Any, groups: Sequence[np.ndarray]):
+        self.dataset = dataset
+        self.survey, self.path, self.layout = dataset.survey, dataset.path, dataset.layout
+        self.names, self.has_velocity = dataset.names, dataset.has_velocity
+        self.skipped: dict[str, str] = {}
+        """Reason by name, of the bad samples met so far."""
+        self._groups = [np.asarray(group) for group in groups]
+        self._lock = threading.Lock()
+        self._just_read = threading.local()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def origin(self, index: int) -> Path:
+        """File or folder the sample comes from."""
+        return self.dataset.origin(index)
+
+    def gathers(self, index: int) -> np.ndarray:
+        """`[source, time, receiver]` of the sample or its stand-in. Raises UserError where most samples are bad."""
+        return self._pair(index)[0]
+
+    def velocity(self, index: int) -> np.ndarray:
+        """`[depth, x]` of the sample or its stand-in. Raises UserError where most samples are bad."""
+        velocity = self._pair(index)[1]
+        assert velocity is not None
+        return velocity
+
+    def _pair(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        # Both or neither: a good gather beside a bad model is a bad sample. One pair a thread is kept, as they are
+        # asked for one after the other.
+        kept = getattr(self._just_read, "pair", None)
+        if kept is not None and kept[0] == index:
+            return kept[1]
+        group = next(group for group in self._groups if index in group)
+        start = int(np.flatnonzero(group == index)[0])
+        for candidate in np.roll(group, -start):
+            try:
+                gathers = self.dataset.gathers(int(candidate))
+                pair = gathers, self.dataset.velocity(int(candidate)) if self.has_velocity else None
+            except UserError as error:
+                self._skip(int(candidate), str(error), len(group))
+                continue
+            self._just_read.pair = index, pair
+            return pair
+        raise UserError(f"{self.path}: none of its {len(group)} samples can be read: run python -m seisvel_jax.inspect")
+
+    def _skip(self, index: int, reason: str, count: int) -> None:
+        with self._lock:
+            name = self.names[index]
+            if name in self.skipped:
+                return
+            self.skipped[name] = reason
+            total = len(self.skipped)
+        say(f"warning: {name} is skipped, the {total}. of {len(self)}: {reason}")
+        if 2 * total > max(count, 2):
+            raise UserError(f"{self.path}: more than half of its samples are bad; the last: {reason}")
+
+
 def read_batch(dataset: "Dataset", indices: Any, survey: "Survey") -> dict[str, np.ndarray]:
     """The samples `indices` in order: gathers `[batch, source, time, receiver]`, velocity `[batch, depth, x]` (where
     the dataset has it), float32 on `survey`'s times and grid. Raises UserError naming a bad sample.
@@ -198,12 +268,26 @@ class Batches:
         samples = dataset if dataset.survey is survey else Resampled(dataset, survey, cache_gib)
         # Shuffled, repeated and cut into parts before these are dealt to the processes: the same stream for any number.
         stream = grain.MapDataset.source(np.asarray(indices)).seed(seed).shuffle().repeat(None)
-        parts = stream.batch(batch_size, drop_remainder=True)[process_index::process_count]
+        self._parts = stream.batch(batch_size, drop_remainder=True)
+        self._samples, self._process_count = samples, process_count
+        parts = self._parts[process_index::process_count]
         self._batches = parts.map(lambda chosen: _gather_batch(samples, chosen))
         # Grain's own buffer is 500 batches: tens of GB here.
         self._read = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=max(prefetch, read_threads))
         self.batch_size = batch_size
         self.batches_per_epoch = len(indices) / (batch_size * process_count)
+
+    def describe(self, step: int) -> str:
+        """The samples of batch `step` with their files, those of the largest amplitude first: for a message."""
+        found = []
+        for part in range(step * self._process_count, (step + 1) * self._process_count):
+            for index in np.asarray(self._parts[part]):
+                gathers = np.abs(self._samples.gathers(int(index)))
+                largest = float(gathers.max()) if np.isfinite(gathers).all() else float("inf")
+                found.append((largest, f"{self._samples.names[index]} ({self._samples.origin(int(index))})"))
+        found.sort(key=lambda pair: -pair[0])
+        said = [f"{name}, gathers up to {largest:.3g}" for largest, name in found[:4]]
+        return "; ".join(said) + (f"; and {len(found) - 4} more" if len(found) > 4 else "")
 
     def from_step(self, step: int) -> Iterator[dict[str, np.ndarray]]:
         """Batches `step`, `step + 1`, …: `{"gathers": [batch, source, time, receiver], "velocity": [batch, depth, x]}`.

@@ -5,20 +5,24 @@ import math
 from pathlib import Path
 from typing import Any
 
-from seisvel_jax.files import whole_file
+from seisvel_jax.files import read_json, whole_file
 
 
 class Records:
     """`RUN/metrics.jsonl`, one JSON object a line, each with its `step` (steps done) and `kind` (train, validation).
 
     Numbers are single values or lists with one entry a member. A run that goes on from `step` drops the lines beyond
-    it first, so that nothing is there twice; half a line, left by a crash, is dropped too.
+    it first, so that nothing is there twice; half a line, left by a crash, is dropped too. `validated` is the step of
+    the last validation that the checkpoint knows of: a later one was written down, but the run killed before it saved.
     """
 
-    def __init__(self, run: Path, step: int, members: tuple[str, ...], *, tensorboard: bool) -> None:
+    def __init__(
+        self, run: Path, step: int, members: tuple[str, ...], *, tensorboard: bool, validated: int | None = None
+    ) -> None:
         self.path = run / "metrics.jsonl"
         self.members = members
-        self.records = [record for record in read_records(self.path) if record["step"] <= step]
+        last = {"validation": step if validated is None else validated}
+        self.records = [r for r in read_records(self.path) if r["step"] <= last.get(r.get("kind", ""), step)]
         with whole_file(self.path) as part:
             part.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
@@ -74,3 +78,12 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         if isinstance(record, dict) and type(record.get("step")) is int:
             records.append(record)
     return records
+
+
+def write_skipped(path: Path, skipped: dict[str, str]) -> None:
+    """Write down which bad samples were left out, and why; adds to those that the run met before it was stopped."""
+    before = read_json(path) if path.is_file() else {}
+    known = before.get("samples") if isinstance(before, dict) else None
+    samples = {**(known if isinstance(known, dict) else {}), **skipped}
+    with whole_file(path) as part:
+        part.write_text(json.dumps({"count": len(samples), "samples": samples}, indent=1) + "\n", encoding="utf-8")
