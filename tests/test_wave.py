@@ -11,9 +11,12 @@ from seisvel_jax.errors import UserError
 from seisvel_jax.simulate import average_slowness
 from seisvel_jax.survey import Boundary, Grid, Survey, openfwi, ricker, speed_and_structure
 from seisvel_jax.wave import boundary, checks, sampling, stencil
+from seisvel_jax.wave import propagate as propagate_module
 from seisvel_jax.wave.plainly import propagate_plainly
 from seisvel_jax.wave.plan import make_plan
 from seisvel_jax.wave.propagate import propagate, run_plan
+from seisvel_jax.wave.scheme import Scheme
+from seisvel_jax.wave.wavefield import illumination, snapshots
 
 
 def small_survey(kind="openfwi", *, spacing=10.0, nt=120, sources=(30.0, 110.0), depth=20.0) -> Survey:
@@ -61,7 +64,8 @@ def test_courant_limit_is_where_the_scheme_blows_up():
     assert plan.substeps == 1 and make_plan(survey, limit).substeps == 2
 
     def largest(v):
-        gathers = np.abs(run_plan(np.full((1, *survey.grid.shape), v, np.float32), plan))
+        unchecked = jax.jit(lambda velocity: run_plan(velocity, plan))  # what is traced cannot be refused
+        gathers = np.abs(unchecked(np.full((1, *survey.grid.shape), v, np.float32)))
         return np.where(np.isfinite(gathers), gathers, np.inf).max()
 
     assert largest(0.98 * limit) < 100
@@ -195,21 +199,30 @@ def test_coarse_devito_grid_is_the_same_experiment():
 # ---- the fast form against the plain one --------------------------------------------------------------------------
 
 
+def other_boundary(survey: Survey, kind: str, *, free_surface=False) -> Survey:
+    return dataclasses.replace(survey, boundary=Boundary(kind, 50.0, (210.0, 150.0), free_surface))
+
+
 @pytest.mark.parametrize(
-    "survey",
+    ("survey", "order"),
     [
-        small_survey(),
-        small_survey("devito", spacing=5.0, nt=60, sources=(0.0, 33.0, 150.0), depth=12.0),
+        (small_survey(), 4),
+        (small_survey("devito", spacing=5.0, nt=60, sources=(0.0, 33.0, 150.0), depth=12.0), 8),
+        (other_boundary(small_survey(), "pml"), 4),
+        (other_boundary(small_survey(depth=3.0), "pml", free_surface=True), 8),
+        (other_boundary(small_survey("devito", depth=8.0), "devito", free_surface=True), 2),
+        (other_boundary(small_survey(), "openfwi"), 6),
     ],
-    ids=["openfwi", "devito off-grid"],
+    ids=["openfwi", "devito off-grid", "pml", "pml free surface", "devito free surface", "openfwi order 6"],
 )
-def test_fast_form_equals_plain_form(survey):
+def test_fast_form_equals_plain_form(survey, order):
     velocity = random_velocity(survey)
-    plain = propagate_plainly(velocity, survey, max_velocity=4000.0)
-    plan = make_plan(survey, 4000.0)
+    scheme = Scheme(order)
+    plain = propagate_plainly(velocity, survey, max_velocity=4000.0, scheme=scheme)
+    plan = make_plan(survey, 4000.0, scheme)
     scale = np.abs(plain).max()
     for lanes in (1, 4):
-        np.testing.assert_allclose(run_plan(velocity, plan, lanes=lanes), plain, atol=2e-6 * scale)
+        np.testing.assert_allclose(run_plan(velocity, plan, lanes=lanes), plain, atol=4e-6 * scale)
 
 
 def test_results_do_not_depend_on_the_batch():
@@ -241,6 +254,53 @@ def test_under_jit():
     np.testing.assert_allclose(found, propagate(velocity, survey, max_velocity=4000.0), atol=1e-6)
     with pytest.raises(UserError, match="max_velocity"):
         jax.jit(lambda v: propagate(v, survey))(velocity)
+
+
+def test_lengths_of_record_share_a_program():
+    survey = small_survey(nt=120)
+    velocity = random_velocity(survey, 1)
+    long = np.asarray(run_plan(velocity, make_plan(survey, 4000.0)))
+    programs = propagate_module._run._cache_size()
+    short = np.asarray(run_plan(velocity, make_plan(dataclasses.replace(survey, nt=117), 4000.0)))
+    faster = np.asarray(run_plan(velocity, make_plan(survey, 4100.0)))
+    assert propagate_module._run._cache_size() == programs
+    np.testing.assert_array_equal(short, long[:, :, :117])
+    np.testing.assert_array_equal(faster, long)  # the same steps: max_velocity only has to be high enough
+
+
+def test_snapshots_hold_what_receivers_read():
+    survey = dataclasses.replace(
+        small_survey("devito", nt=61), receivers=np.asarray([[x, z] for x in (0, 70) for z in (20, 210)], np.float32)
+    )
+    velocity = random_velocity(survey, 2)
+    gathers = np.asarray(run_plan(velocity, make_plan(survey, 4000.0, Scheme(4))))
+    frames = np.asarray(snapshots(velocity, survey, every=7, scheme=Scheme(4), max_velocity=4000.0))
+    assert frames.shape == (2, 2, 8, *survey.grid.shape)
+    read = frames[:, :, :, [2, 21, 2, 21], [0, 0, 7, 7]]
+    np.testing.assert_allclose(read, gathers[:, :, 7:57:7], atol=1e-6 * np.abs(gathers).max())
+    with pytest.raises(UserError, match="every 0"):
+        snapshots(velocity, survey, every=0)
+
+
+def test_illumination_is_the_energy_that_receivers_would_read():
+    survey = small_survey("devito", nt=61)
+    velocity = random_velocity(survey, 2)
+    gathers = np.asarray(run_plan(velocity, make_plan(survey, 4000.0, Scheme(4))))
+    energy = np.asarray(illumination(velocity, survey, scheme=Scheme(4), max_velocity=4000.0))
+    columns = [0, 2, 7, 15]
+    np.testing.assert_allclose(energy[:, 2, columns], (gathers**2).sum((1, 2)) * survey.dt, rtol=1e-4)
+
+
+def test_what_blows_up_is_reported_with_sample_shot_and_step():
+    survey = small_survey("devito", nt=400)
+    velocity = random_velocity(survey, 2)
+    velocity[1] *= 2.2  # faster than the plan is made for: unstable
+    with pytest.raises(UserError, match="Courant number .*expected at most"):
+        run_plan(velocity, make_plan(survey, 4000.0))
+    gathers = np.array(run_plan(velocity[:1], make_plan(survey, 4000.0)))
+    gathers[0, 1, 123:, 2] = np.nan
+    with pytest.raises(UserError, match="sample 0 .*time sample 123 of shot 1"):
+        checks.check_finite(gathers)
 
 
 # ---- parts --------------------------------------------------------------------------------------------------------

@@ -47,13 +47,13 @@ OFFSETS = np.asarray([(80.0, 0.0), (0.0, 120.0), (60.0, 80.0)])
 def homogeneous(spacing, dt, nt=None, half=340.0, frequency=15.0):
     """A source in the middle, receivers on nodes around it, so far from the edges that no echo comes back."""
     count = round(2 * half / spacing) + 1
-    nt = nt or round(0.26 / dt)
+    nt = nt or round(0.28 / dt)
     t = np.arange(nt) * dt
-    b = (np.pi * frequency * (t - 0.09)) ** 2
+    b = (np.pi * frequency * (t - 0.12)) ** 2
     survey = from_arrays(
         np.asarray([[half, half]], np.float32),
         (half + OFFSETS).astype(np.float32),
-        np.zeros(nt, np.float32) + ricker(frequency, dt, nt, 0.09),
+        np.zeros(nt, np.float32) + ricker(frequency, dt, nt, 0.12),
         dt=dt,
         shape=(count, count),
         spacing=spacing,

@@ -61,11 +61,22 @@ def propagate(
     plan = make_plan(survey, max_velocity, scheme)
     if wavelet is not None:
         plan = dataclasses.replace(plan, wavelet=_solver_wavelet(wavelet, survey, plan))
-    return run_plan(velocity, plan)
+    gathers = run_plan(velocity, plan)
+    if not isinstance(gathers, jax.core.Tracer) and not bool(jnp.isfinite(gathers).all()):
+        checks.check_finite(np.asarray(gathers), f"survey {survey.name}")
+    return gathers
 
 
 def run_plan(velocity: Array, plan: Plan, *, lanes: int | None = None) -> jax.Array:
-    """`propagate` for a plan made before, spread over all devices of this process."""
+    """`propagate` for a plan made before, spread over all devices of this process.
+
+    Raises UserError where the velocity is concrete and too high for the plan's time step.
+    """
+    if not isinstance(velocity, jax.core.Tracer):
+        scheme = plan.scheme
+        checks.check_courant(
+            float(velocity.max()), plan.dt, plan.grid.spacing, scheme.order, coefficients=scheme.coefficients
+        )
     velocity = jnp.asarray(velocity, plan.dtype)
     # What is left out here is not part of the program: other lengths of record use it too.
     program = dataclasses.replace(plan, nt=0, record_start=0, readout=None)
