@@ -62,11 +62,11 @@ def sync(path: str | os.PathLike) -> None:
 _PART = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(part|old)")
 
 
-def remove_parts(folder: Path, names: set[str]) -> None:
-    """Remove what killed writers of these `names` left in `folder`. Only where nobody else writes them now."""
+def remove_parts(folder: Path, names: set[str] | None = None) -> None:
+    """Remove what killed writers of these `names` (of any) left in `folder`. Only where nobody writes them now."""
     for entry in folder.iterdir() if folder.is_dir() else ():
         left = _PART.match(entry.name)
-        if left and left["name"] in names:
+        if left and (names is None or left["name"] in names):
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
             else:

@@ -65,7 +65,7 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
     # ---- data: each process reads its own rows of every batch ----
     dataset = open_data(config.data)
     survey = training_survey(dataset, config.data)
-    samples = Resampled(dataset, survey, config.data.cache_gib)
+    samples: Resampled | SkipBad = Resampled(dataset, survey, config.data.cache_gib)
     training, validation = split_indices(
         dataset,
         split_by=config.data.split_by,

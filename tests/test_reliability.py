@@ -173,8 +173,10 @@ def test_a_validation_written_before_a_kill_is_not_there_twice(tmp_path):
     Records(tmp_path, 4, ("a",), tensorboard=False, validated=2).close()
     kept = [(record["kind"], record["step"]) for record in read_records(path)]
     assert kept == [("validation", 0), ("train", 1), ("validation", 2), ("train", 2), ("train", 4)]
+    (tmp_path / ".metrics.jsonl.abcdefgh.part.jsonl").write_text("{")
     Records(tmp_path, 0, ("a",), tensorboard=False, validated=-1).close()
     assert read_records(path) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_what_a_killed_simulation_left_is_tidied_and_what_is_cut_off_made_again(tmp_path, capsys):

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from seisvel_jax.files import read_json, whole_file
+from seisvel_jax.files import read_json, remove_parts, whole_file
 
 
 class Records:
@@ -21,6 +21,8 @@ class Records:
     ) -> None:
         self.path = run / "metrics.jsonl"
         self.members = members
+        for folder in (run, run / "figures"):
+            remove_parts(folder)  # of a run that was killed; `Checkpoints` keeps other processes out
         last = {"validation": step if validated is None else validated}
         self.records = [r for r in read_records(self.path) if r["step"] <= last.get(r.get("kind", ""), step)]
         with whole_file(self.path) as part:
