@@ -53,6 +53,7 @@ PACKAGES = (
     "orbax-checkpoint==0.12.8",
     "grain==0.2.18",
     "numpy==2.4.6",
+    "ml_dtypes==0.6.0",
     "scipy==1.17.1",
     "jaxtyping==0.3.11",
     "tyro==1.0.17",

@@ -1,9 +1,11 @@
 """Resampling against analytic signals and genuine decimated files; split without leaks; a stream exact by step."""
 
+import dataclasses
 import itertools
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -272,6 +274,9 @@ def test_config(pairs):
     assert survey.grid.spacing == 100 and survey.nt == pairs.survey.nt
     with pytest.raises(UserError, match=r"--data.dt 0.02 s would remove .* reaches 4\d Hz"):
         training_survey(dataset, DataConfig(dt=0.02))
+    each_its_own = dataclasses.replace(dataset.survey, wavelet=np.stack([dataset.survey.wavelet] * 2))
+    with pytest.raises(UserError, match="expected one for all shots"):
+        training_survey(types.SimpleNamespace(path=dataset.path, survey=each_its_own), config)
     for values, message in (
         ({"read_threads": 0}, "--data.read-threads 0, expected at least 1"),
         ({"limit": 0}, "--data.limit 0"),

@@ -295,11 +295,11 @@ def test_what_blows_up_is_reported_with_sample_shot_and_step():
     survey = small_survey("devito", nt=400)
     velocity = random_velocity(survey, 2)
     velocity[1] *= 2.2  # faster than the plan is made for: unstable
-    with pytest.raises(UserError, match="Courant number .*expected at most"):
+    with pytest.raises(UserError, match=r"Courant number .*expected at most"):
         run_plan(velocity, make_plan(survey, 4000.0))
     gathers = np.array(run_plan(velocity[:1], make_plan(survey, 4000.0)))
     gathers[0, 1, 123:, 2] = np.nan
-    with pytest.raises(UserError, match="sample 0 .*time sample 123 of shot 1"):
+    with pytest.raises(UserError, match=r"sample 0 .*time sample 123 of shot 1"):
         checks.check_finite(gathers)
 
 

@@ -29,8 +29,8 @@ def double():
 def green_2d(wavelet, dt, nt, distance, v, *, leapfrog=False):
     """Pressure of a line source: the wavelet through `-i/4 H0(omega r / v)`.
 
-    With `leapfrog` omega is what two differences in time make of it, `(2 / dt) sin(omega dt / 2)`: then this is the exact
-    answer of a scheme without error in space.
+    With `leapfrog` omega is what two differences in time make of it, `(2 / dt) sin(omega dt / 2)`: then this is the
+    exact answer of a scheme without error in space.
     """
     room = 128 * nt  # the tail of a wave in two dimensions is long, and must not come round again
     omega = 2 * np.pi * np.fft.rfftfreq(room, dt)

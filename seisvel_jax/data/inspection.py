@@ -171,8 +171,9 @@ def survey_facts(survey: Survey) -> dict[str, Any]:
     """What a reader of the report needs of the survey, in SI units."""
     sources, receivers = np.asarray(survey.sources), np.asarray(survey.receivers)
     wavelet = np.asarray(survey.wavelet, np.float64)
-    padded = max(wavelet.size, round(10 / survey.dt))  # 0.1 Hz fine
-    peak = int(np.argmax(np.abs(np.fft.rfft(wavelet, padded))))
+    padded = max(wavelet.shape[-1], round(10 / survey.dt))  # 0.1 Hz fine
+    spectra = np.abs(np.fft.rfft(wavelet, padded)).reshape(-1, padded // 2 + 1)  # of all shots together
+    peak = int(spectra.sum(0).argmax())
     depth, width = survey.grid.extent
     return {
         "name": survey.name,

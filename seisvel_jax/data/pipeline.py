@@ -76,8 +76,13 @@ def open_data(config: DataConfig) -> "Dataset":
 def training_survey(dataset: "Dataset", config: DataConfig) -> "Survey":
     """The dataset's survey on `config.grid_spacing` and `config.dt`: the same experiment, coarser or finer.
 
-    Raises UserError where `dt` would cut into the spectrum of the wavelet.
+    Raises UserError where `dt` would cut into the spectrum of the wavelet, or the shots were not fired alike.
     """
+    if np.ndim(dataset.survey.wavelet) != 1:
+        raise UserError(
+            f"{dataset.path}: survey with wavelets of shape {np.shape(dataset.survey.wavelet)}, expected one for all "
+            "shots: networks train on shots that differ in nothing but the place; deconvolve the gathers to one wavelet"
+        )
     return resampled_survey(dataset.survey, config.grid_spacing, config.dt, option="--data.dt")
 
 
