@@ -65,7 +65,7 @@ class Spread:
 
         if self.devices == 1:
             return on_device(each, whole)
-        mesh = Mesh(np.asarray(jax.devices()[: self.devices]), ("chunk",))
+        mesh = Mesh(np.asarray(jax.local_devices()[: self.devices]), ("chunk",))
         split = PartitionSpec("chunk")
         return jax.shard_map(
             on_device, mesh=mesh, in_specs=(split, PartitionSpec()), out_specs=(split, split), check_vma=False
@@ -74,8 +74,8 @@ class Spread:
 
 def spread_of(plan: Plan, batch: int, lanes: int | None = None, devices: int | None = None) -> Spread:
     """The spread that suits the backend: on a CPU lanes for the cache and chunks for the cores, else all at once."""
-    devices = devices or jax.local_device_count()
     count = batch * plan.shot_count
+    devices = min(devices or jax.local_device_count(), count)
     if lanes is None:
         lanes = -(-count // devices)
         if jax.default_backend() == "cpu":
