@@ -170,6 +170,8 @@ def test_a_validation_written_before_a_kill_is_not_there_twice(tmp_path):
     lines = [("validation", 0), ("train", 1), ("validation", 2), ("train", 2), ("validation", 4), ("train", 4)]
     path.write_text("".join(json.dumps({"kind": kind, "step": step}) + "\n" for kind, step in lines))
     # Interrupted at step 4 and saved without a score; validated at 4 when it went on, and killed before it saved.
+    with open(path, "a") as file:
+        file.write('{"kind": [], "step": 5}\n{"kind": "tra')
     Records(tmp_path, 4, ("a",), tensorboard=False, validated=2).close()
     kept = [(record["kind"], record["step"]) for record in read_records(path)]
     assert kept == [("validation", 0), ("train", 1), ("validation", 2), ("train", 2), ("train", 4)]

@@ -185,7 +185,7 @@ def read_field(path: Path, name: str, index: int) -> np.ndarray:
             raise UserError(f"{path}: shape {array.shape}, expected (N, 1, depth, x) with at least {index + 1} samples")
         return np.array(array[index, 0], np.float32)
     with open_archive(path) as archive:
-        return (1000 * read_member(archive, f"{name}.npy", f"{path}: {name}").T).astype(np.float32)
+        return (1000 * read_member(archive, f"{name}.npy", f"{path}: {name!r}").T).astype(np.float32)
 
 
 def _next(reader: Any, path: Path) -> list[str] | None:

@@ -23,8 +23,12 @@ class Records:
         self.members = members
         for folder in (run, run / "figures"):
             remove_parts(folder)  # of a run that was killed; `Checkpoints` keeps other processes out
-        last = {"validation": step if validated is None else validated}
-        self.records = [r for r in read_records(self.path) if r["step"] <= last.get(r.get("kind", ""), step)]
+        known = step if validated is None else validated
+        self.records = [
+            record
+            for record in read_records(self.path)
+            if record["step"] <= (known if record.get("kind") == "validation" else step)
+        ]
         with whole_file(self.path) as part:
             part.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
