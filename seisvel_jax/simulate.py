@@ -334,7 +334,10 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
         changed = sorted(key for key in settings.keys() | found.keys() if settings.get(key) != found.get(key))
         if changed:
             plain = [key for key in changed if not key.endswith("digest")]
-            what = ", ".join(f"{key} {found.get(key)}, now {settings.get(key)}" for key in plain) or "other models"
+            what = (
+                ", ".join(f"{key} {found.get(key)!r:.100}, now {settings.get(key)!r:.100}" for key in plain)
+                or "other models"
+            )
             raise UserError(f"{output}: simulated with other settings: {what}: choose another --output or remove it")
         return
     if strangers:

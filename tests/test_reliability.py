@@ -209,6 +209,13 @@ def test_a_finished_sample_that_is_cut_off_is_predicted_again(tmp_path, capsys):
     assert "velocity_000001.npy: is truncated" in capsys.readouterr().err
 
 
+def test_a_prediction_killed_before_its_first_sample_goes_on(tmp_path):
+    (tmp_path / "s.npz.part").mkdir()
+    (tmp_path / "s.npz.part" / ".made_with.json.abcdefgh.part.json").write_text("{")
+    Finished(tmp_path / "s.npz", {"a": 1}, fields=("velocity",)).add(0, velocity=np.ones((3, 4)))
+    assert 0 in Finished(tmp_path / "s.npz", {"a": 1}, fields=("velocity",))
+
+
 def test_a_short_soak(tmp_path):
     report = soak(tmp_path, kills=3, seed=1, only=["pack"], say=lambda *a, **k: None)
     assert report.problems == [] and report.kills.total() == 3 and report.rounds["pack"] >= 1

@@ -92,7 +92,7 @@ class Finished:
                 differs = [name for name in wanted if not isinstance(found, dict) or found.get(name) != wanted[name]]
                 say(f"{self.folder}: left by a prediction with other {', '.join(differs) or 'options'}: starting anew")
                 shutil.rmtree(self.folder)
-        elif self.folder.exists():
+        elif self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder}: a file stands where finished samples are kept: remove or rename it")
         self.folder.mkdir(parents=True, exist_ok=True)
         if not told.exists():
