@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 
 class UserError(Exception):
@@ -25,6 +26,21 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
+def _unraisable(unraisable: Any, otherwise: Callable[[Any], Any]) -> None:
+    """Deliver once more a signal whose exception fell into a callback of the interpreter, such as a finaliser."""
+    error = unraisable.exc_value
+    if not isinstance(error, KeyboardInterrupt):
+        otherwise(unraisable)
+        return
+    number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+    if number == signal.SIGTERM:
+        signal.signal(number, _terminate)
+    # A little later, and by another thread: raised from here it would be swallowed again.
+    again = threading.Timer(0.02, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
+
+
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and leave with its exit code.
 
@@ -32,6 +48,8 @@ def run_command(main: Callable[[], int | None]) -> None:
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+        before = sys.unraisablehook
+        sys.unraisablehook = lambda unraisable: _unraisable(unraisable, before)
     try:
         code = main() or 0
         sys.stdout.flush()

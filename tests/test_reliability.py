@@ -165,6 +165,29 @@ def test_a_signal_removes_what_is_half_written(tmp_path, number, code):
     assert list(tmp_path.iterdir()) == []
 
 
+SWALLOWED = """
+import gc, os, signal, sys, time
+from seisvel_jax.errors import run_command
+def main():
+    calls = []
+    def callback(phase, info):
+        if not calls:
+            calls.append(1)
+            os.kill(os.getpid(), signal.Signals(int(sys.argv[1])))
+    gc.callbacks.append(callback)
+    gc.collect()
+    time.sleep(30)
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_falls_into_a_callback_is_not_lost(number, code):
+    words = [sys.executable, "-c", SWALLOWED, str(int(number))]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=20, cwd=ROOT)
+    assert done.returncode == code and "Traceback" not in done.stderr and "interrupted" in done.stderr
+
+
 def test_a_validation_written_before_a_kill_is_not_there_twice(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = [("validation", 0), ("train", 1), ("validation", 2), ("train", 2), ("validation", 4), ("train", 4)]

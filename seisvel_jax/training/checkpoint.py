@@ -223,7 +223,7 @@ def _quiet() -> Iterator[None]:
     # Orbax logs the traceback of what it raises; the user gets one line from us instead.
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook = [logger.level for logger in loggers], sys.unraisablehook
-    sys.unraisablehook = lambda _: None
+    sys.unraisablehook = lambda error: hook(error) if isinstance(error.exc_value, KeyboardInterrupt) else None
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
     try:
