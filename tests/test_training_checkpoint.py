@@ -1,6 +1,7 @@
 """Checkpoints: what is loaded is what was saved, and what is damaged or foreign is named."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -278,6 +279,10 @@ def test_links_inside_a_checkpoint_are_not_followed(tmp_path, state):
     target.rename(tmp_path / "elsewhere")
     target.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"a link inside a checkpoint"):
+        load_run(step)
+    target.unlink()
+    os.mkfifo(target)  # to open it would be to wait for ever
+    with pytest.raises(UserError, match=r"a pipe or device inside a checkpoint"):
         load_run(step)
 
 

@@ -7,6 +7,7 @@ it is opened: the files that lie in the folder are compared with it.
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -83,8 +84,11 @@ def _files(folder: Path) -> list[str]:
     for place, folders, files in os.walk(folder):
         here = Path(place)
         for name in [*folders, *files]:
-            if (here / name).is_symlink():
+            mode = (here / name).lstat().st_mode
+            if stat.S_ISLNK(mode):
                 raise UserError(f"{here / name}: a link inside a checkpoint, expected its own files: copy them there")
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise UserError(f"{here / name}: a pipe or device inside a checkpoint, expected files: remove it")
         names += [(here / name).relative_to(folder).as_posix() for name in files if not name.startswith(".")]
         if len(names) > MAX_FILES:
             raise UserError(f"{folder}: more than {MAX_FILES} files, expected a checkpoint")
