@@ -113,7 +113,11 @@ class _Sums:
         injected = jnp.zeros(layout.total, beta.dtype).at[chunk.source_at].add((chunk.strength * strength).reshape(-1))
         gradient = (of_beta * inverse - layout.inner(injected)) * inverse
         return Fields(
-            None if of_alpha is None else layout.unpack(of_alpha * inverse), layout.unpack(gradient), strength, wavelet
+            None if of_alpha is None else layout.unpack(of_alpha * inverse),
+            layout.unpack(gradient),
+            strength,
+            wavelet,
+            None,
         )
 
 

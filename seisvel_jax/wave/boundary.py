@@ -64,6 +64,24 @@ def coefficients(velocity: Array, dt: float, grid: Grid, boundary: Boundary) -> 
     return 2 / (1 + s), beta / (1 + s)
 
 
+def spring(velocity: np.ndarray, dt: float, grid: Grid, boundary: Boundary) -> np.ndarray:
+    """What one rounding of Devito's adds to the Laplacian, `-spring u` on the padded grid `[batch, depth, x]`, float32.
+
+    Devito divides by `m / dt^2`, a single-precision product off by a factor 1 + d, |d| < 6e-8, that depends on the
+    velocity. That makes its update `(1 - d) (2 u - u-) + ...`: a spring of `d / (v dt / h)^2`, which over 10,000 steps
+    moves the waves by more than anything else that tells this solver from it (docs/physics.md,
+    benchmarks/devito_rounding.py). Only where its scheme is followed to the letter. velocity in m/s on the model's nodes.
+    With numpy, whose roundings are those that are written: XLA divides by multiplying with reciprocals.
+    """
+    pad = pad_of(grid, boundary)
+    one, step = np.float32(1), np.float32(dt * 1e3)  # Devito's ms, and km/s below
+    rate = one / (step * step)
+    slowness = one / (velocity.astype(np.float32) / np.float32(1000)) ** 2
+    d = (rate * slowness).astype(np.float64) / (np.float64(rate) * slowness.astype(np.float64)) - 1
+    inside = d / (velocity.astype(np.float64) * (dt / grid.spacing)) ** 2
+    return np.pad(inside, ((0, 0), (pad.top, pad.bottom), (pad.left, pad.right)), mode="edge").astype(np.float32)
+
+
 def openfwi_profile(grid: Grid, pad: Pad) -> np.ndarray:
     """`(d / a)^2` on the padded grid: 0 at the first sponge node, 1 at the last; in the corners the x profile holds."""
 

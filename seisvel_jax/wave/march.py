@@ -26,6 +26,8 @@ class Fields(NamedTuple):
     """`[batch, shot, source, point]`: what a unit wavelet adds at each node of a source."""
     wavelet: Array
     """`[shot or 1, source, step]`."""
+    spring: Array | None
+    """`[batch, depth, x]`, taken as a constant (boundary.spring); mostly None."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Chunk:
 
 def chunk_of(fields: Fields, plan: Plan, model: jax.Array, shot: jax.Array) -> Chunk:
     """The chunk of lanes `[lane]` model and shot numbers."""
-    medium = medium_of(plan, None if fields.alpha is None else fields.alpha[model], fields.beta[model])
+    alpha, spring = (None if field is None else field[model] for field in (fields.alpha, fields.spring))
+    medium = medium_of(plan, alpha, fields.beta[model], spring)
     row = model if plan.source_nodes.shape[0] > 1 else jnp.zeros_like(model)
     source_at = medium.layout.index(jnp.asarray(plan.source_nodes)[row, shot])
     row = model if plan.receiver_nodes.shape[0] > 1 else jnp.zeros_like(model)

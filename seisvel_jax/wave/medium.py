@@ -1,5 +1,6 @@
 """One chunk's ground and grid: how a field gets from one time to the next, and how its adjoint gets back."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -42,6 +43,8 @@ class Medium:
     """`[size]`, or None where nothing is damped: 2."""
     beta: jax.Array
     """`[size]` `(v dt / h)^2`, over 1 + s in Devito's sponge; 0 between the rows."""
+    spring: jax.Array | None
+    """`[size]`, or None: `-spring u` is added to the Laplacian."""
     absorbers: tuple[Absorber, ...]
     free_surface: bool
     periodic: bool
@@ -87,7 +90,7 @@ class Medium:
         return tuple(self.layout.inner(f.reshape(-1)) for f in (state.force_z, state.force_x) if f is not None)
 
     def laplacian(self, field: jax.Array) -> jax.Array:
-        """`[size]` `h^2` times the Laplacian, with zeros beyond the grid."""
+        """`[size]` `h^2` times the Laplacian, with zeros beyond the grid, and the spring."""
         scalar, layout = field.dtype.type, self.layout
         total = scalar(2 * self.second[0]) * layout.inner(field)
         for j, c in enumerate(self.second[1:], start=1):
@@ -97,7 +100,7 @@ class Medium:
                 + layout.shifted(field, j, 0)
                 + layout.shifted(field, -j, 0)
             )
-        return total
+        return total if self.spring is None else total - self.spring * layout.inner(field)
 
     def leapfrog(self, before: jax.Array, now: jax.Array, *forces: jax.Array) -> jax.Array:
         """`[size]` of `u+ = u- + alpha (u - u-) + beta (h^2 lap u + forces)`."""
@@ -110,7 +113,7 @@ class Medium:
 
     def without_layers(self) -> "Medium":
         """The same ground with nothing that absorbs: what holds inside the model, forwards and backwards in time."""
-        return Medium(self.layout, self.second, None, self.beta, (), self.free_surface, periodic=False)
+        return dataclasses.replace(self, alpha=None, absorbers=(), periodic=False)
 
 
 def layout_of(plan: Plan, lanes: int) -> Layout:
@@ -125,7 +128,7 @@ def layout_of(plan: Plan, lanes: int) -> Layout:
     )
 
 
-def medium_of(plan: Plan, alpha: Array | None, beta: Array) -> Medium:
+def medium_of(plan: Plan, alpha: Array | None, beta: Array, spring: Array | None) -> Medium:
     """The medium of coefficients `[lane, depth, x]` on the padded grid."""
     layout = layout_of(plan, beta.shape[0])
     order, coefficients = plan.scheme.order, plan.scheme.coefficients
@@ -135,6 +138,7 @@ def medium_of(plan: Plan, alpha: Array | None, beta: Array) -> Medium:
         second,
         None if alpha is None else layout.pack(alpha),
         layout.pack(beta),
+        None if spring is None else layout.pack(spring),
         _absorbers(plan, layout, second) if plan.layer else (),
         plan.boundary.free_surface,
         plan.boundary.kind == "openfwi",

@@ -11,7 +11,7 @@ from seisvel_jax.arrays import Array
 from seisvel_jax.errors import UserError
 from seisvel_jax.survey import Boundary, Grid, Survey
 from seisvel_jax.wave import absorber, checks, sampling
-from seisvel_jax.wave.boundary import Pad, pad_of
+from seisvel_jax.wave.boundary import DEVITO_CELL, Pad, pad_of
 from seisvel_jax.wave.scheme import Scheme, scheme_of
 
 
@@ -71,6 +71,12 @@ class Plan:
     def pad(self) -> Pad:
         """Nodes beyond the model."""
         return pad_of(self.grid, self.boundary)
+
+    @property
+    def to_the_letter(self) -> bool:
+        """Whether this is Devito's scheme as the challenge ran it, roundings included (boundary.spring)."""
+        same = self.boundary.kind == "devito" and self.grid.spacing == DEVITO_CELL and self.substeps == 1
+        return same and self.scheme.order == 4 and self.scheme.precision == "float32" and not self.boundary.free_surface
 
     @property
     def shot_count(self) -> int:

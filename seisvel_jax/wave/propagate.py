@@ -16,10 +16,9 @@ from jax.custom_derivatives import linear_call
 from seisvel_jax.arrays import Array, Gathers, Velocity, typed
 from seisvel_jax.errors import UserError
 from seisvel_jax.survey import Survey
-from seisvel_jax.wave import checks, sampling
+from seisvel_jax.wave import boundary, checks, sampling
 from seisvel_jax.wave.adjoint import backward
 from seisvel_jax.wave.born import born
-from seisvel_jax.wave.boundary import coefficients
 from seisvel_jax.wave.march import Chunk, Fields, chunk_of, clock_of, forward, forward_keeping
 from seisvel_jax.wave.plan import Plan, make_plan
 from seisvel_jax.wave.scheme import Scheme, scheme_of
@@ -72,32 +71,35 @@ def run_plan(velocity: Array, plan: Plan, *, lanes: int | None = None) -> jax.Ar
 
     Raises UserError where the velocity is concrete and too high for the plan's time step.
     """
+    spring = None
     if not isinstance(velocity, jax.core.Tracer):
         scheme = plan.scheme
         checks.check_courant(
             float(velocity.max()), plan.dt, plan.grid.spacing, scheme.order, coefficients=scheme.coefficients
         )
+        if plan.to_the_letter:
+            spring = boundary.spring(np.asarray(velocity), plan.dt, plan.grid, plan.boundary)
     velocity = jnp.asarray(velocity, plan.dtype)
     # What is left out here is not part of the program: other lengths of record use it too.
     program = dataclasses.replace(plan, nt=0, record_start=0, readout=None)
-    record = _run(velocity, program, spread=spread_of(plan, velocity.shape[0], lanes))
+    record = _run(velocity, program, spring, spread=spread_of(plan, velocity.shape[0], lanes))
     return _finish(record, plan.readout, nt=plan.nt, record_start=plan.record_start)
 
 
 @partial(jax.jit, static_argnames=("spread",))
-def _run(velocity: jax.Array, plan: Plan, *, spread: Spread) -> jax.Array:
-    return _record(fields_of(velocity, plan), plan, spread)
+def _run(velocity: jax.Array, plan: Plan, spring: Array | None = None, *, spread: Spread) -> jax.Array:
+    return _record(fields_of(velocity, plan, spring), plan, spread)
 
 
-def fields_of(velocity: jax.Array, plan: Plan) -> Fields:
+def fields_of(velocity: jax.Array, plan: Plan, spring: Array | None = None) -> Fields:
     """What the time loop takes, of velocity `[batch, depth, x]`. Plain JAX: its derivatives are JAX's own."""
-    alpha, beta = coefficients(velocity, plan.dt, plan.grid, plan.boundary)
+    alpha, beta = boundary.coefficients(velocity, plan.dt, plan.grid, plan.boundary)
     nodes, weights = jnp.asarray(plan.source_nodes), jnp.asarray(plan.source_weights)
     depth = jnp.clip(nodes[..., 0] - plan.pad.top, 0, plan.grid.depth_count - 1)
     x = jnp.clip(nodes[..., 1] - plan.pad.left, 0, plan.grid.x_count - 1)
     model = jnp.arange(velocity.shape[0]).reshape(-1, 1, 1, 1)
     speed = velocity[model, depth, x]  # beyond the model that of its edge
-    return Fields(alpha, beta, weights * speed**2 * plan.dt**2, jnp.asarray(plan.wavelet))
+    return Fields(alpha, beta, weights * speed**2 * plan.dt**2, jnp.asarray(plan.wavelet), spring)
 
 
 # ---- what JAX is told of the loop's derivatives -------------------------------------------------------------------
@@ -150,6 +152,7 @@ def _change(spread: Spread, known: tuple, change: Fields) -> jax.Array:
             change.beta[model],
             change.strength[model, shot],
             jnp.moveaxis(change.wavelet[own], -1, 0),
+            None,
         )
         return total, born(moved, clock_of(plan), lanes)
 
@@ -177,7 +180,8 @@ def _gradient(spread: Spread, known: tuple, residual: jax.Array) -> Fields:
     wavelet = spread.gathered(of_wavelet).sum(0)
     if fields.wavelet.shape[0] == 1:
         wavelet = wavelet.sum(0, keepdims=True)
-    return Fields(of_alpha, of_beta, spread.gathered(of_strength), wavelet)
+    spring = None if fields.spring is None else jnp.zeros_like(fields.spring)
+    return Fields(of_alpha, of_beta, spread.gathered(of_strength), wavelet, spring)
 
 
 def _from_rows(record: jax.Array, spread: Spread) -> jax.Array:
