@@ -283,7 +283,7 @@ def test_snapshots_hold_what_receivers_read():
 
 
 def test_illumination_is_the_energy_that_receivers_would_read():
-    survey = small_survey("devito", nt=61)
+    survey = small_survey("devito", nt=60)  # not a whole number of turns: what follows the record does not count
     velocity = random_velocity(survey, 2)
     gathers = np.asarray(run_plan(velocity, make_plan(survey, 4000.0, Scheme(4))))
     energy = np.asarray(illumination(velocity, survey, scheme=Scheme(4), max_velocity=4000.0))

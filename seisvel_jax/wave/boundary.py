@@ -70,7 +70,7 @@ def spring(velocity: np.ndarray, dt: float, grid: Grid, boundary: Boundary) -> n
     Devito divides by `m / dt^2`, a single-precision product off by a factor 1 + d, |d| < 6e-8, that depends on the
     velocity. That makes its update `(1 - d) (2 u - u-) + ...`: a spring of `d / (v dt / h)^2`, which over 10,000 steps
     moves the waves by more than anything else that tells this solver from it (docs/physics.md,
-    benchmarks/devito_rounding.py). Only where its scheme is followed to the letter. velocity in m/s on the model's nodes.
+    benchmarks/devito_rounding.py). Only where its scheme is followed to the letter. velocity in m/s on the model.
     With numpy, whose roundings are those that are written: XLA divides by multiplying with reciprocals.
     """
     pad = pad_of(grid, boundary)
