@@ -36,7 +36,7 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 10.0
-"""Of computing that an input may take, and thirty times as many on the clock; the slowest honest ones trace a network."""
+"""Of computing that an input may take; thirty times as many on the clock; the slowest honest ones trace a network."""
 MEMORY = 1.5 * 2**30
 """Bytes of address space that all inputs together may take beyond what the program has when it begins."""
 Draw = Callable[[st.SearchStrategy], Any]
