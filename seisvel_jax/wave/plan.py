@@ -102,6 +102,11 @@ def make_plan(survey: Survey, max_velocity: float, scheme: Scheme | None = None)
         raise UserError(
             f"survey {survey.name}: a free surface with the openfwi boundary, expected devito or pml: OpenFWI has none"
         )
+    if min(grid.shape) < scheme.order:
+        raise UserError(
+            f"survey {survey.name}: a model of {grid.depth_count} x {grid.x_count} nodes, expected at least "
+            f"{scheme.order} each way for order {scheme.order}: use a lower order or a finer grid"
+        )
     k = checks.substeps(survey, scheme.order, max_velocity, coefficients=scheme.coefficients)
     pad = pad_of(grid, boundary)
     dtype = np.dtype(scheme.precision)
