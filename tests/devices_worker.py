@@ -31,7 +31,9 @@ MOVES = (((1, 1), (2, 2)), ((2, 2), (2, 2)))
 MOVES += () if QUICKLY else (((4, 1), (1, 1)), ((2, 2), (1, 4)), ((1, 4), (4, 1)))
 BASE = LIGHT if QUICKLY else CONFIG
 MEMBERS = 2 if QUICKLY else 4
-CONFIG_4 = replace(BASE, groups=(replace(BASE.groups[0], members=MEMBERS),), batch_size=4)
+# The learning rate is what a run would have: Adam turns the rounding of small gradients into steps of its size.
+OPTIM = replace(BASE.optim, learning_rate=1e-3)
+CONFIG_4 = replace(BASE, groups=(replace(BASE.groups[0], members=MEMBERS),), batch_size=4, optim=OPTIM)
 METADATA = {
     "config": to_dict(CONFIG_4),
     "survey": SURVEY.to_dict(),

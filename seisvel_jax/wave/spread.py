@@ -80,5 +80,7 @@ def spread_of(plan: Plan, batch: int, lanes: int | None = None, devices: int | N
         lanes = -(-count // devices)
         if jax.default_backend() == "cpu":
             field = layout_of(plan, 1).size * plan.dtype.itemsize
-            lanes = max(1, min(MOST_LANES, lanes, CACHE // (FIELDS * field)))
+            most = max(1, min(MOST_LANES, CACHE // (FIELDS * field)))
+            # The fewest lanes in all, the repeated ones included; of equal choices the widest.
+            lanes = min(range(most, 0, -1), key=lambda n: Spread(batch, plan.shot_count, n, devices).chunks * n)
     return Spread(batch, plan.shot_count, lanes, devices)
