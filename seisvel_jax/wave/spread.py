@@ -81,6 +81,6 @@ def spread_of(plan: Plan, batch: int, lanes: int | None = None, devices: int | N
         if jax.default_backend() == "cpu":
             field = layout_of(plan, 1).size * plan.dtype.itemsize
             most = max(1, min(MOST_LANES, CACHE // (FIELDS * field)))
-            # The fewest lanes in all, the repeated ones included; of equal choices the widest.
-            lanes = min(range(most, 0, -1), key=lambda n: Spread(batch, plan.shot_count, n, devices).chunks * n)
+            # The least work: a chunk costs its lanes, the repeated ones included, and about half a lane of its own.
+            lanes = min(range(most, 0, -1), key=lambda n: Spread(batch, plan.shot_count, n, devices).chunks * (n + 0.5))
     return Spread(batch, plan.shot_count, lanes, devices)
