@@ -151,7 +151,7 @@ def test_deviations_below_any_velocity_are_drawn(truth, tmp_path):
     evaluate(Evaluate(path, truth, figures=tmp_path / "figures", deviation=deviation, worst=2))
     assert len(list((tmp_path / "figures").glob("*.png"))) == 4
     (tmp_path / "d.npz").write_text("nothing")
-    with pytest.raises(UserError, match=r"d.npz: has no readable array"):
+    with pytest.raises(UserError, match=r"d.npz: truncated or not an .npz archive"):
         evaluate(Evaluate(path, truth, figures=tmp_path / "figures", deviation=deviation))
 
 
