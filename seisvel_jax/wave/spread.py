@@ -59,17 +59,21 @@ class Spread:
         each: leaves `[chunk, ...]`. Returns the totals `[device, ...]` and the results `[chunk, ...]`.
         """
 
-        def on_device(each: Any, whole: Any) -> tuple[Any, Any]:
+        def on_device(total: Any, each: Any, whole: Any) -> tuple[Any, Any]:
             sums, results = jax.lax.scan(lambda sums, one: work(sums, one, whole), total, each)
             return jax.tree.map(lambda s: s[None], sums), results
 
         if self.devices == 1:
-            return on_device(each, whole)
+            return on_device(total, each, whole)
         mesh = Mesh(np.asarray(jax.local_devices()[: self.devices]), ("chunk",))
         split = PartitionSpec("chunk")
         return jax.shard_map(
-            on_device, mesh=mesh, in_specs=(split, PartitionSpec()), out_specs=(split, split), check_vma=False
-        )(each, whole)
+            on_device,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), split, PartitionSpec()),  # no closures: an array of an earlier run has its mesh
+            out_specs=(split, split),
+            check_vma=False,
+        )(total, each, whole)
 
 
 def spread_of(plan: Plan, batch: int, lanes: int | None = None, devices: int | None = None) -> Spread:
