@@ -78,7 +78,8 @@ def _check(options: Pack) -> None:
 
 def _pack(options: Pack) -> int:
     from seisvel_jax.data.dataset import open_dataset
-    from seisvel_jax.data.packed_writer import Format, pack_dataset
+    from seisvel_jax.data.packed_samples import Format
+    from seisvel_jax.data.packed_writer import pack_dataset
     from seisvel_jax.logging import progress, say
 
     assert options.output is not None

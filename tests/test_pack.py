@@ -261,7 +261,7 @@ def test_inspect_train_predict_and_evaluate_work_on_a_pack(tmp_path, capsys):
 
 def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bytes(source, made, tmp_path, monkeypatch):
     output = tmp_path / "again"
-    real = packed_writer._write_shard
+    real = packed_writer.write_shard
     for error, match in ((OSError(errno.ENOSPC, "full"), r"disk is full; 1 of 3 shards"), (KeyboardInterrupt(), None)):
 
         def stop(where, info, number, *rest, error=error, **more):
@@ -269,14 +269,14 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bytes(source, mad
                 raise error
             return real(where, info, number, *rest, **more)
 
-        monkeypatch.setattr(packed_writer, "_write_shard", stop)
+        monkeypatch.setattr(packed_writer, "write_shard", stop)
         with pytest.raises((UserError, KeyboardInterrupt), match=match):
             pack(Pack(source, output, shard_size=2))
         with pytest.raises(UserError, match=r"an unfinished pack: run the pack command again"):
             open_dataset(output)
     first = (output / "gathers-00000.npy").stat().st_mtime_ns
     (output / ".gathers-00002.npy.abc.part.npy").write_bytes(b"half")
-    monkeypatch.setattr(packed_writer, "_write_shard", real)
+    monkeypatch.setattr(packed_writer, "write_shard", real)
     pack(Pack(source, output, shard_size=2, threads=1))
     assert contents(output) == contents(made)
     assert (output / "gathers-00000.npy").stat().st_mtime_ns == first

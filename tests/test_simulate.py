@@ -6,10 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from seisvel_jax import simulate as command
 from seisvel_jax.data.dataset import open_dataset
 from seisvel_jax.errors import UserError
-from seisvel_jax.simulate import Simulate, average_slowness, read_model, simulate, simulate_dataset, survey_of
+from seisvel_jax.simulate import Simulate, simulate, simulate_dataset, survey_of
+from seisvel_jax.simulation import simulator
+from seisvel_jax.simulation.ground import average_slowness, read_model
+from seisvel_jax.simulation.velocities import ArrayVelocities
 from seisvel_jax.survey import openfwi, ricker, speed_and_structure
 from seisvel_jax.wave.propagate import propagate
 
@@ -141,7 +143,7 @@ def test_finer_models_are_averaged_for_the_waves_and_picked_for_the_files():
     fine = np.full((30, 36), 1500.0, np.float32)
     fine[14:] = 3000  # the cell of node 5 spans rows 14 to 16, that of node 4 rows 11 to 13
     fine[:, 17:] = 2000
-    solved, written = read_model(command.ArrayVelocities(fine), 0, survey)
+    solved, written = read_model(ArrayVelocities(fine), 0, survey)
     np.testing.assert_array_equal(written, fine[::3, ::3])
     np.testing.assert_allclose(solved[:5, :5], 1500)
     mean = 1 / np.sqrt((1 / 1500**2 + 2 / 2000**2) / 3)
@@ -152,7 +154,7 @@ def test_finer_models_are_averaged_for_the_waves_and_picked_for_the_files():
 
 
 def test_command_draws_random_models(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "use_all_cores", lambda: None)
+    monkeypatch.setattr(simulator, "use_all_cores", lambda: None)
     (tmp_path / "tiny.json").write_text(json.dumps(tiny_survey().to_dict()))
     options = Simulate(survey=str(tmp_path / "tiny.json"), output=tmp_path / "a", count=3, seed=7)
     assert simulate(options) == 0
@@ -179,7 +181,7 @@ def test_command_draws_random_models(tmp_path, monkeypatch):
 def test_bad_options(tmp_path, change, message, monkeypatch):
     from pathlib import Path
 
-    monkeypatch.setattr(command, "use_all_cores", lambda: None)
+    monkeypatch.setattr(simulator, "use_all_cores", lambda: None)
     options = {"survey": "openfwi", "output": tmp_path / "out", "count": 1, **change}
     if "models" in change:
         options["models"] = Path(change["models"])

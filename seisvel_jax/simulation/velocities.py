@@ -1,0 +1,126 @@
+"""Where the velocity models of a simulation come from: memory, chance, or new ones out of the user's own."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from seisvel_jax.data.noise import draws
+
+if TYPE_CHECKING:
+    from seisvel_jax.survey import Survey
+
+BLOCK = 32
+"""Models drawn together where there is an accelerator: one at a time would leave it waiting for its host."""
+
+
+class Velocities(Protocol):
+    """Velocity models by index."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Unique names, one a model."""
+
+    def velocity(self, index: int) -> np.ndarray:
+        """`[depth, x]` m/s."""
+
+
+class ArrayVelocities:
+    """Velocity models `[N, depth, x]` (or `[N, 1, depth, x]`) in m/s, held in memory."""
+
+    def __init__(self, velocity: np.ndarray, names: Sequence[str] | None = None):
+        self._velocity = velocity.reshape(-1, *velocity.shape[-2:])
+        self.names = tuple(names or (f"sample_{i:06d}" for i in range(len(self._velocity))))
+
+    def velocity(self, index: int) -> np.ndarray:
+        """`[depth, x]` m/s."""
+        return self._velocity[index]
+
+
+class RandomVelocities:
+    """Random models of `earth/` on the survey's grid; model i depends on the seed, the families and i alone.
+
+    Of several families each has its turn: model i is of number i modulo their count. Raises UserError for a family
+    that is none.
+    """
+
+    def __init__(self, survey: "Survey", count: int, seed: int, families: Sequence[str] = ()):
+        self._survey, self._seed = survey, seed
+        self.families = tuple(families) or (default_family(survey),)
+        self._blocks: dict[str, Callable[[int], np.ndarray]] = {f: self._block_of(f) for f in set(self.families)}
+        self.names = tuple(f"{self.family(i)}-{seed}_{i:06d}" for i in range(count))
+
+    def family(self, index: int) -> str:
+        """What model `index` is drawn from."""
+        return self.families[index % len(self.families)]
+
+    def velocity(self, index: int) -> np.ndarray:
+        """`[depth, x]` m/s."""
+        return self._blocks[self.family(index)](index)
+
+    def _block_of(self, family: str) -> Callable[[int], np.ndarray]:
+        import jax
+        import jax.numpy as jnp
+
+        from seisvel_jax.earth.families import random_model
+
+        key = jax.random.key(self._seed)
+        size = 1 if jax.default_backend() == "cpu" else BLOCK
+        step = len(self.families)
+
+        def draw(index: jax.Array) -> jax.Array:
+            return random_model(family, jax.random.fold_in(key, index), self._survey.grid)
+
+        # A CPU draws one after the other; a lone model of a batched program would cost as much as all.
+        many = jax.jit(draw if size == 1 else jax.vmap(draw))
+        held: dict[int, np.ndarray] = {}
+
+        def velocity(index: int) -> np.ndarray:
+            if size == 1:
+                return np.asarray(many(np.uint32(index)))
+            number, place = divmod(index // step, size)
+            if number not in held:
+                held.clear()
+                first = number * size * step + index % step
+                held[number] = np.asarray(many(jnp.arange(first, first + size * step, step, dtype=jnp.uint32)))
+            return held[number][place]
+
+        return velocity
+
+
+def default_family(survey: "Survey") -> str:
+    """What is drawn where nobody says: water, layers, faults and salt, or OpenFWI's families for its boundary."""
+    return "openfwi" if survey.boundary.kind == "openfwi" else "speed-and-structure"
+
+
+class AugmentedVelocities:
+    """New models out of the user's own: two of them, drawn by (seed, index), warped, blended, mirrored and scaled.
+
+    `earth.combine.augment` says what is done. The seeds are taken to the survey's grid first.
+    """
+
+    def __init__(self, seeds: Velocities, survey: "Survey", count: int, seed: int):
+        import jax
+
+        from seisvel_jax.earth.combine import augment
+
+        self.seeds, self._survey, self._seed = seeds, survey, seed
+        key = jax.random.key(seed)
+        self._augment = jax.jit(
+            lambda index, one, other: augment(jax.random.fold_in(key, index), one, other, survey.grid)
+        )
+        self.names = tuple(f"augmented-{seed}_{i:06d}" for i in range(count))
+
+    def parents(self, index: int) -> tuple[int, int]:
+        """The two models that model `index` is made of; the same one twice where there is only one."""
+        draw = draws(self._seed, index, "parents")
+        count = len(self.seeds.names)
+        one = int(draw.integers(count))
+        return one, (one + 1 + int(draw.integers(count - 1))) % count if count > 1 else one
+
+    def velocity(self, index: int) -> np.ndarray:
+        """`[depth, x]` m/s."""
+        from seisvel_jax.simulation.ground import read_model
+
+        one, other = (read_model(self.seeds, parent, self._survey)[1] for parent in self.parents(index))
+        return np.asarray(self._augment(np.uint32(index), one, other))
