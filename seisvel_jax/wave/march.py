@@ -60,7 +60,12 @@ class Chunk:
     @staticmethod
     def add(field: jax.Array, where: jax.Array, values: jax.Array, *, distinct: bool) -> jax.Array:
         """The field with values added to elements."""
-        return field.at[where].add(values.reshape(-1), unique_indices=distinct, mode="promise_in_bounds")
+        values = values.reshape(-1)
+        if where.size == 1:
+            # XLA makes a slice update of one lone element, fuses it into whatever reads the field next, and copies the
+            # field for that in every step. So 0 is added to element 0, which lies beyond the grid, too.
+            where, values = jnp.pad(where, (0, 1)), jnp.pad(values, (0, 1))
+        return field.at[where].add(values, unique_indices=distinct, mode="promise_in_bounds")
 
 
 def chunk_of(fields: Fields, plan: Plan, model: jax.Array, shot: jax.Array) -> Chunk:
