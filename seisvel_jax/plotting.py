@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import FormatStrFormatter, LogFormatter
 
 from seisvel_jax import metrics
@@ -200,6 +200,55 @@ def draw_by_depth(
     _write(figure, path)
 
 
+def draw_fit(
+    path: Path,
+    gathers: tuple[np.ndarray, np.ndarray, np.ndarray],
+    survey: Survey,
+    velocities: tuple[np.ndarray, np.ndarray],
+    title: str = "",
+    *,
+    truth: np.ndarray | None = None,
+) -> None:
+    """What a refinement did to a sample: gathers of the middle shot above, velocity models below.
+
+    `gathers` `[source, time, receiver]` three times: recorded, simulated in the start, simulated in the refined model;
+    the residuals are drawn on the same amplitude scale. `velocities`: start and refined, `[depth, x]` m/s, and
+    the `truth` where it is known, all on one grid of the extent of the survey's.
+    """
+    observed, before, after = gathers
+    start, refined = velocities
+    middle = observed.shape[0] // 2
+    fields = [field for field in (start, refined, truth) if field is not None]
+    low, high = min(float(f.min()) for f in fields), max(float(f.max()) for f in fields)
+    spacing = survey.grid.extent[1] / start.shape[1]
+    panel, height = _panel_size(start.shape[0], start.shape[1], 5.0)
+    figure = _figure(max(16.0, 4 * (panel + 1.0)), 5.0 + height + 1.2, title)
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[5.0, height])[:, 0]
+    rows = above.subplots(1, 5, sharey=True)
+    clip = _clip(observed[middle])
+    shots = (observed, before, after, observed - before, observed - after)
+    names = ("observed", "predicted: start", "predicted: refined", "residual: start", "residual: refined")
+    for axes, gather, name in zip(rows, shots, names):
+        image = gather_panel(axes, gather[middle], survey, middle, clip=clip)
+        axes.set_title(f"{name}\nshot at x = {float(np.asarray(survey.sources)[middle, 0]):g} m", fontsize=10)
+    _colour_bar(above, image, list(rows), "amplitude", extend="both")
+    change = refined.astype(np.float64) - start
+    shown = [("start", start), ("refined", refined), ("refined - start", change)]
+    shown += [("truth", truth)] if truth is not None else []
+    for axes, (name, field) in zip(below.subplots(1, len(shown)), shown):
+        if name == "refined - start":
+            limit = max(float(np.percentile(np.abs(field), 99)), 1.0)
+            image = velocity_panel(axes, field, spacing, low=-limit, high=limit, colours=ERROR_COLOURS)
+            _colour_bar(below, image, [axes], "change (m/s)", extend="both")
+        else:
+            image = velocity_panel(axes, field, spacing, low=low, high=high)
+            _colour_bar(below, image, [axes], VELOCITY_LABEL)
+        axes.set_title(name)
+    for axes in rows[1:]:
+        axes.set_ylabel("")
+    _write(figure, path)
+
+
 def gather_panel(axes: Axes, gather: np.ndarray, survey: Survey, source: int, *, clip: float | None = None) -> Any:
     """One shot gather `[time, receiver]` into `axes`: time in s downwards, receiver x in m; the shot as a star."""
     gather = np.asarray(gather)
@@ -304,7 +353,7 @@ def _figure(width: float, height: float, title: str) -> Figure:
 
 
 def _colour_bar(
-    figure: Figure, image: Any, panels: list[Axes], label: str, *, extend: str = "neither", ticks: bool = True
+    figure: FigureBase, image: Any, panels: list[Axes], label: str, *, extend: str = "neither", ticks: bool = True
 ) -> None:
     bar = figure.colorbar(image, ax=panels, label=label, extend=extend, fraction=0.05, pad=0.02, aspect=35)
     if not ticks:

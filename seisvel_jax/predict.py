@@ -17,6 +17,11 @@ from seisvel_jax.errors import UserError, run_command
 if TYPE_CHECKING:
     from seisvel_jax.data.dataset import Dataset
     from seisvel_jax.inference.predictor import Options, Predictor
+    from seisvel_jax.inference.submission import Finished
+
+
+REFINED_TOGETHER = 4
+"""Samples refined together, as the refine command does."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,9 @@ class Predict:
     """How many samples to draw."""
     limit: int | None = None
     """Only the first so many samples."""
+    refine: int | None = None
+    """Afterwards refine with so many evaluations of misfit and gradient a sample, as python -m seisvel_jax.refine does
+    with its defaults; its table goes to stdout and, with the settings, to OUTPUT.json."""
     other_survey: bool = False
     """Allow data of another experiment than the runs were trained on (other positions, record length, extent)."""
     shard: Annotated[tuple[int, int], tyro.conf.arg(metavar="I N")] = (0, 1)
@@ -70,6 +78,10 @@ def predict(options: Predict) -> None:
     from seisvel_jax.inference.submission import check_output
 
     assert options.data is not None and options.output is not None
+    if options.refine is not None:
+        from seisvel_jax.simulation.simulator import use_all_cores
+
+        use_all_cores()
     outputs = {"velocity": options.output} | ({"deviation": options.deviation} if options.deviation else {})
     dataset = open_dataset(options.data)
     names = dataset.names[: options.limit]
@@ -119,16 +131,41 @@ def _predict_and_write(
     if options.shard != (0, 1):
         say(f"{finished.folder}: {wanted} of {len(names)} samples, shard {options.shard[0]} of {options.shard[1]}")
         return
+    refined = _refine(options, dataset, names, finished) if options.refine is not None else None
     for field, output in outputs.items():
         remove_parts(output.parent, {output.name, f".{output.name}.probe"})  # of a run that was killed
-        samples = ((name, finished.read(field, index)) for index, name in enumerate(names))
+        source = refined if refined is not None and field == "velocity" else finished
+        samples = ((name, source.read(field, index)) for index, name in enumerate(names))
         write_predictions(output, samples, len(names))
         say(f"{output}: {field} of {len(names)} samples")
     if options.figures is not None:
-        _draw(options, dataset, {field: finished for field in outputs}, names)
+        kept = {field: finished for field in outputs}
+        _draw(options, dataset, kept if refined is None else {**kept, "velocity": refined}, names)
     finished.remove()
+    if refined is not None:
+        refined.remove()
     if len(names) < len(dataset):
         say(f"{options.output}: the first {len(names)} of {len(dataset)} samples only (--limit): no full submission")
+
+
+def _refine(options: Predict, dataset: "Dataset", names: tuple[str, ...], predicted: "Finished") -> "Finished":
+    """Refine what was predicted; the refined samples wait in a folder of their own."""
+    import hashlib
+
+    from seisvel_jax.inference.refined import Settings, usual_inversion
+    from seisvel_jax.inference.refining import Refinement, report, with_known_sponge
+    from seisvel_jax.inference.starts import OfFinished
+
+    assert options.output is not None and options.refine is not None
+    told = (predicted.folder / "made_with.json").read_bytes()
+    starts = OfFinished(predicted, hashlib.sha256(told).hexdigest())
+    settings = Settings(usual_inversion(iterations=options.refine))
+    refinement = with_known_sponge(Refinement(dataset, names, starts, settings))
+    place = options.output.with_name(options.output.name + ".refined")
+    refined = refinement.run(place, REFINED_TOGETHER, keep_others=False)
+    paths = {"data": str(options.data), "start": [str(run) for run in options.checkpoint]}
+    report(refined, names, settings=refinement.settings, output=options.output, paths=paths)
+    return refined
 
 
 def _check(options: Predict) -> None:
@@ -144,6 +181,7 @@ def _check(options: Predict) -> None:
         ("--tta-noise", options.tta_noise, 0),
         ("--limit", options.limit if options.limit is not None else 1, 1),
         ("--figure-count", options.figure_count, 0),
+        ("--refine", options.refine if options.refine is not None else 1, 1),
     ):
         if value < least:
             raise UserError(f"{name}: {value}, expected at least {least}")
@@ -151,6 +189,8 @@ def _check(options: Predict) -> None:
         raise UserError(f"--shard {options.shard[0]} {options.shard[1]}: expected I N with 0 <= I < N")
     if options.deviation and options.output and options.deviation.absolute() == options.output.absolute():
         raise UserError(f"{options.deviation}: is --output too: give the deviation its own file")
+    if options.refine is not None and (options.output is None or options.output.suffix == ".csv"):
+        raise UserError("--refine: goes with --output FILE.npz or FILE.npy: give one")
     if options.figures is not None and options.figures.exists() and not options.figures.is_dir():
         raise UserError(f"{options.figures}: a file stands where the folder for figures is needed: choose another")
 
@@ -183,19 +223,13 @@ def _options(options: Predict) -> "Options":
 
 def _made_with(options: Predict, predictor: "Predictor", dataset: "Dataset", names: tuple[str, ...]) -> dict[str, Any]:
     """Everything that decides a number of the result: finished samples may be used again only where it is the same."""
-    import hashlib
     from dataclasses import asdict
 
-    def of_file(path: Path) -> list[Any]:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    from seisvel_jax.inference.submission import files_digest
 
-    origins = dict.fromkeys(dataset.origin(index) for index in range(len(names)))
-    digest = hashlib.sha256(repr([of_file(path) for path in origins]).encode())
-    digest.update(repr((names, dataset.survey.to_dict())).encode())
     return {
         "checkpoint": predictor.fingerprint,
-        "data": digest.hexdigest(),
+        "data": files_digest(dataset, names),
         "options": {**asdict(_options(options)), "batch_size": options.batch_size, "other": options.other_survey},
         "kept": ["velocity", "deviation"] if options.deviation is not None else ["velocity"],
     }

@@ -5,6 +5,7 @@ submission.npz.part/   finished samples (float32 m/s) and what they were made wi
 """
 
 import csv
+import hashlib
 import json
 import shutil
 import stat
@@ -76,8 +77,13 @@ def check_output(output: Path, *, names: tuple[str, ...], shape: tuple[int, int]
 class Finished:
     """The samples of one prediction that are done, in `<output>.part/`; survives an interruption."""
 
-    def __init__(self, output: Path, fingerprint: Mapping[str, Any], *, fields: tuple[str, ...]):
-        """Open or begin the folder. One left by other options, data or checkpoints is begun anew, saying so."""
+    def __init__(
+        self, output: Path, fingerprint: Mapping[str, Any], *, fields: tuple[str, ...], keep_others: bool = False
+    ):
+        """Open or begin the folder. One left by other options, data or checkpoints is begun anew, saying so.
+
+        With `keep_others` it is refused instead (UserError naming what differs): hours of work may be in it.
+        """
         self.folder = output.with_name(output.name + ".part")
         self.fields = fields
         told = self.folder / "made_with.json"
@@ -90,6 +96,8 @@ class Finished:
                 found = {}
             if found != wanted:
                 differs = [name for name in wanted if not isinstance(found, dict) or found.get(name) != wanted[name]]
+                if keep_others:
+                    raise UserError(_other_settings(self.folder, found, wanted))
                 say(f"{self.folder}: left by a prediction with other {', '.join(differs) or 'options'}: starting anew")
                 shutil.rmtree(self.folder)
         elif self.folder.exists() and not self.folder.is_dir():
@@ -121,6 +129,34 @@ class Finished:
 
     def _file(self, field: str, index: int) -> Path:
         return self.folder / f"{field}_{index:06d}.npy"
+
+
+def files_digest(dataset: Any, names: tuple[str, ...]) -> str:
+    """Of the samples' names, the files they come from (name, size, time) and the survey: other data, other digest."""
+
+    def of_file(path: Path) -> list[Any]:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+    origins = dict.fromkeys(dataset.origin(index) for index in range(len(names)))
+    digest = hashlib.sha256(repr([of_file(path) for path in origins]).encode())
+    digest.update(repr((names, dataset.survey.to_dict())).encode())
+    return digest.hexdigest()
+
+
+def _other_settings(folder: Path, found: Any, wanted: Mapping[str, Any]) -> str:
+    found = found if isinstance(found, dict) else {}
+    changed = [name for name in wanted if found.get(name) != wanted[name]]
+    changed += [name for name in found if name not in wanted]
+    told = []
+    for name in changed:
+        old, new = found.get(name), wanted.get(name)
+        digest = any(isinstance(value, str) and len(value) == 64 for value in (old, new))
+        told.append(f"other {name}" if digest else f"{name} {old!r:.80}, now {new!r:.80}")
+    return (
+        f"{folder}: holds samples made with other settings ({'; '.join(told) or 'unknown'}): give the same command "
+        "again to go on, choose another --output, or remove that folder to start anew"
+    )
 
 
 def _is_whole(path: Path) -> bool:

@@ -102,7 +102,7 @@ def low_pass(gathers: Array, response: Array) -> Array:
 
 def low_pass_response(corner: float, nt: int, dt: float) -> Array:
     """`1 / (1 + (f / corner)^8)` `[nt + 1]`: Butterworth's fourth order forwards and back, no phase. inf: ones."""
-    frequencies = jnp.arange(nt + 1) / (2 * nt * dt)
+    frequencies = jnp.linspace(0.0, 0.5 / dt, nt + 1)
     return 1 / (1 + (frequencies / corner) ** 8)
 
 
