@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seisvel_jax.data.online import OnlineConfig
 from seisvel_jax.data.split import SplitBy
 from seisvel_jax.errors import UserError
 from seisvel_jax.logging import say
@@ -26,11 +27,12 @@ class DataConfig:
     """Which samples, on which sampling, in which order."""
 
     path: str = ""
-    """Folder of samples (challenge or OpenFWI layout), one OpenFWI file, or a pack."""
+    """Folder of samples (challenge or OpenFWI layout), one OpenFWI file, or a pack. With `online` it may be left out;
+    where every row of a batch is drawn online, all of it validates."""
     split_by: SplitBy = "file"
     """What stays together: samples of one file, of one name prefix (cube07_line012 -> cube07), or nothing."""
     validation_fraction: float = 0.1
-    """Share of the samples held out for evaluation and for the ensemble's weights."""
+    """Share of the samples held out for evaluation and for the ensemble's weights. 0: none, drawn online or stored."""
     grid_spacing: float | None = None
     """Metres between nodes of the network's velocity grid; none: the files' own."""
     dt: float | None = None
@@ -48,6 +50,8 @@ class DataConfig:
     skip_bad: bool = False
     """Train on without samples that cannot be read, naming and counting them (RUN/skipped.json); others take their
     places. Without it the first one stops the run."""
+    online: OnlineConfig | None = None
+    """Draw and simulate samples while training, instead of reading them or beside it (docs/online.md)."""
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use. Raises UserError naming the option."""
@@ -246,7 +250,7 @@ class Batches:
 
     Every epoch has an order of its own, and batches run on over its end. With `process_count` processes each reads
     its own `batch_size` rows of a common batch: side by side in the order of the processes they are the batch, row by
-    row, that one process would read.
+    row, that one process would read. Without `labels` the samples may lack velocities.
     """
 
     def __init__(
@@ -262,11 +266,15 @@ class Batches:
         cache_gib: float = 2.0,
         process_index: int = 0,
         process_count: int = 1,
+        labels: bool = True,
     ):
         if len(indices) == 0:
             raise UserError(f"{dataset.path}: no samples to train on: lower --data.validation-fraction")
-        if not dataset.has_velocity:
-            raise UserError(f"{dataset.path}: gathers without velocity models, expected pairs: give a training folder")
+        if labels and not dataset.has_velocity:
+            raise UserError(
+                f"{dataset.path}: gathers without velocity models, expected pairs: give a training folder, or train "
+                "without labels (--loss.wave.weight 1)"
+            )
         if batch_size < 1:
             raise UserError(f"--batch-size {batch_size}, expected at least 1")
         grain = _grain()

@@ -1,9 +1,33 @@
 """What training is made of: loss, optimiser, augmentation. Plain values and no jax, so that `--help` is quick."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from seisvel_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class WaveLossConfig:
+    """The wave-equation loss (docs/losses.md): the misfit of gathers simulated from the prediction. Needs no labels."""
+
+    weight: float = 0.0
+    """0: off, and nothing is simulated."""
+    begin: int = 0
+    """The first step with some of the weight."""
+    full: int = 0
+    """The first step with all of it; it grows in equal steps until then."""
+    shots: int | None = None
+    """Shots simulated a step, drawn anew each time; None: all."""
+    rows: int = 4
+    """Samples simulated at a time, which bounds the memory."""
+    memory: Literal["full", "checkpoint", "reconstruct"] = "checkpoint"
+    """What the gradient keeps of a forward field (docs/physics.md)."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("weight", 0), ("begin", 0), ("full", 0), ("rows", 1), ("shots", 1)):
+            value = getattr(self, name)
+            if value is not None and not value >= low:
+                raise UserError(f"config: loss.wave.{name} = {value}, expected at least {low}")
 
 
 @dataclass(frozen=True)
@@ -20,6 +44,7 @@ class LossConfig:
     """m; the gradient term is the error of the velocity's change over this length, in `velocity_scale`."""
     bounds: tuple[float, float] = (1500.0, 4500.0)
     """m/s; what lies outside is penalised by the physics term."""
+    wave: WaveLossConfig = field(default_factory=WaveLossConfig)
 
 
 @dataclass(frozen=True)

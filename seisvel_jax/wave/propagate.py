@@ -66,8 +66,8 @@ def propagate(
     return gathers
 
 
-def run_plan(velocity: Array, plan: Plan, *, lanes: int | None = None) -> jax.Array:
-    """`propagate` for a plan made before, spread over all devices of this process.
+def run_plan(velocity: Array, plan: Plan, *, lanes: int | None = None, devices: int | None = None) -> jax.Array:
+    """`propagate` for a plan made before, spread over all devices of this process, or so many; 1 inside `shard_map`.
 
     Raises UserError where the velocity is concrete and too high for the plan's time step.
     """
@@ -82,7 +82,7 @@ def run_plan(velocity: Array, plan: Plan, *, lanes: int | None = None) -> jax.Ar
     velocity = jnp.asarray(velocity, plan.dtype)
     # What is left out here is not part of the program: other lengths of record use it too.
     program = dataclasses.replace(plan, nt=0, record_start=0, readout=None)
-    record = _run(velocity, program, spring, spread=spread_of(plan, velocity.shape[0], lanes))
+    record = _run(velocity, program, spring, spread=spread_of(plan, velocity.shape[0], lanes, devices))
     return _finish(record, plan.readout, nt=plan.nt, record_start=plan.record_start)
 
 

@@ -1,0 +1,207 @@
+"""Training samples that nobody stores: models drawn and simulated on the device, row by row, from their key alone.
+
+Row r of step n depends on the seed, n and r, so that a run that goes on sees what it would have seen, and the rows can
+be made on whatever device needs them. Light to import: jax comes in with the first batch.
+"""
+
+import zlib
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seisvel_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from seisvel_jax.survey import Survey
+
+MAX_VELOCITY = 4500.0
+"""m/s; the fastest that the families of `earth` draw."""
+MIN_VELOCITY = 1500.0
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """Samples drawn and simulated while training. Grid and time sampling are those of `DataConfig`."""
+
+    survey: str = ""
+    """openfwi, speed-and-structure or the path of a survey.json; empty: that of the data at `data.path`."""
+    family: str = ""
+    """Of `earth.families`, e.g. openfwi (any of its ten), curvefault-b; empty: openfwi or speed-and-structure by the
+    survey's boundary."""
+    share: float = 1.0
+    """Of the rows of each batch; the others come from `data.path`."""
+    sponge_widths: tuple[float, ...] = ()
+    """Metres. Several take turns, one a step: each is a program of its own. Empty: the survey's own."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use. Raises UserError naming the option."""
+        if not 0 < self.share <= 1:
+            raise UserError(f"--data.online.share {self.share}, expected above 0 and at most 1")
+        if any(not 0 < width < float("inf") for width in self.sponge_widths):
+            raise UserError(f"--data.online.sponge-widths {self.sponge_widths}, expected metres above 0")
+
+    def rows(self, batch_size: int) -> int:
+        """Rows of a batch that are drawn, at least one."""
+        return max(1, round(self.share * batch_size))
+
+
+def online_survey(config: OnlineConfig) -> "Survey":
+    """The experiment that `config.survey` names, at its own sampling. Raises UserError where it names none."""
+    from seisvel_jax.survey import openfwi, read_survey, speed_and_structure
+
+    if config.survey == "openfwi":
+        return openfwi()
+    if config.survey == "speed-and-structure":
+        return speed_and_structure()
+    if config.survey.endswith(".json"):
+        return read_survey(config.survey)
+    raise UserError(
+        f"--data.online.survey {config.survey!r}, expected openfwi, speed-and-structure or the path of a .json "
+        "(or data at --data.path, whose survey is then taken)"
+    )
+
+
+class Simulated:
+    """Batches `{"gathers": [row, source, time, receiver], "velocity": [row, depth, x]}` by stream, step and row.
+
+    `mesh` has an axis data, over which the rows of a batch lie, and an axis member, which helps to make them.
+    """
+
+    def __init__(self, config: OnlineConfig, survey: "Survey", seed: int, mesh: "Mesh"):
+        from seisvel_jax.earth.families import check_family
+        from seisvel_jax.wave.checks import check_sampling
+        from seisvel_jax.wave.plan import make_plan
+        from seisvel_jax.wave.scheme import scheme_of
+
+        natural = "openfwi" if survey.boundary.kind == "openfwi" else "speed-and-structure"
+        self.family = config.family or natural
+        check_family(self.family)
+        self.survey, self.seed, self.mesh = survey, seed, mesh
+        if config.sponge_widths and survey.boundary.kind == "openfwi":
+            raise UserError("--data.online.sponge-widths: OpenFWI's is 120 cells by definition: leave it out")
+        boundaries = [replace(survey.boundary, width=width) for width in config.sponge_widths] or [survey.boundary]
+        surveys = [replace(survey, boundary=boundary) for boundary in boundaries]
+        check_sampling(survey, scheme_of(survey).order, MIN_VELOCITY)
+        self._plans = [make_plan(one, MAX_VELOCITY) for one in surveys]
+
+    @property
+    def programs(self) -> int:
+        """One a sponge width."""
+        return len(self._plans)
+
+    @property
+    def words(self) -> str:
+        """What is drawn, for the log."""
+        depth, x = self.survey.grid.shape
+        widths = sorted({plan.boundary.width for plan in self._plans})
+        sponges = f", sponges of {', '.join(f'{width:g}' for width in widths)} m" if len(widths) > 1 else ""
+        return f"{self.family} models, {depth} x {x} nodes every {self.survey.grid.spacing:g} m{sponges}"
+
+    def __call__(self, stream: str, step: int, count: int) -> dict[str, Any]:
+        """Rows 0 to `count` - 1 of a step of a stream, on their devices; returns before they are done.
+
+        Raises UserError where the data axis does not divide `count`.
+        """
+        across = self.mesh.shape["data"]
+        if count % across:
+            raise UserError(
+                f"{count} rows of a batch drawn online (--batch-size, --data.online.share), expected a multiple of the "
+                f"{across} devices on the data axis: change either"
+            )
+        plan = self._plans[step % len(self._plans)]
+        number = np.asarray([self.seed & 0xFFFFFFFF, zlib.crc32(stream.encode()), step], np.uint32)
+        return _program(self.mesh, self.family, count)(number, plan)
+
+    def samples(self, stream: str, count: int, rows: int) -> "Drawn":
+        """The first `count` samples of a stream, `rows` at a time, in the memory of every process."""
+        import jax
+        from jax.sharding import NamedSharding, PartitionSpec
+
+        shared = jax.jit(lambda batch: batch, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
+        parts = [jax.tree.map(np.asarray, shared(self(stream, step, rows))) for step in range(-(-count // rows))]
+        gathers, velocity = (np.concatenate([part[what] for part in parts])[:count] for what in ("gathers", "velocity"))
+        return Drawn(self.survey, gathers, velocity, stream)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples in memory, to be read as a dataset is."""
+
+    survey: "Survey"
+    gathers_of: np.ndarray
+    """`[sample, source, time, receiver]` float32."""
+    velocity_of: np.ndarray
+    """`[sample, depth, x]` float32 m/s."""
+    stream: str
+    has_velocity: bool = True
+    layout: str = "online"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One a sample."""
+        return tuple(f"{self.stream}_{index:06d}" for index in range(len(self)))
+
+    @property
+    def path(self) -> Path:
+        """A word for messages; nothing lies there."""
+        return Path("online")
+
+    def origin(self, index: int) -> Path:
+        """The same word."""
+        return self.path
+
+    def __len__(self) -> int:
+        return len(self.gathers_of)
+
+    def gathers(self, index: int) -> np.ndarray:
+        """`[source, time, receiver]`."""
+        return self.gathers_of[index]
+
+    def velocity(self, index: int) -> np.ndarray:
+        """`[depth, x]` m/s."""
+        return self.velocity_of[index]
+
+
+@cache
+def _program(mesh: "Mesh", family: str, count: int) -> Any:
+    """`(number [3] = seed, stream and step, plan) -> batch`, jitted: one program a mesh, family, count and plan."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from seisvel_jax.earth.families import random_model
+    from seisvel_jax.wave.propagate import run_plan
+
+    on_cpu = jax.default_backend() == "cpu"
+    # All devices take their share where they divide the rows; else those of a column do the same work.
+    axes = ("data", "member") if count % mesh.size == 0 else ("data",)
+    placed = PartitionSpec(axes)
+
+    def on_device(rows: Any, number: Any, plan: Any) -> dict[str, Any]:
+        key = jax.random.key(number[0])
+        for part in (number[1], number[2]):
+            key = jax.random.fold_in(key, part)
+
+        def draw(row: Any) -> Any:
+            return random_model(family, jax.random.fold_in(key, row), plan.grid)
+
+        # One after the other on a CPU: what a row is rounded to must not depend on the rows beside it.
+        velocity = jax.lax.map(draw, rows) if on_cpu else jax.vmap(draw)(rows)
+        gathers = run_plan(velocity, plan, lanes=1 if on_cpu else None, devices=1)
+        if plan.record_start == 1:
+            gathers = gathers.at[:, :, -1].set(0)  # as in OpenFWI's files
+        return {"gathers": gathers, "velocity": velocity}
+
+    def batch(number: Any, plan: Any) -> dict[str, Any]:
+        rows = jnp.arange(count, dtype=jnp.uint32)
+        whole = PartitionSpec()
+        return jax.shard_map(on_device, mesh=mesh, in_specs=(placed, whole, whole), out_specs=placed, check_vma=False)(
+            rows, number, plan
+        )
+
+    return jax.jit(batch, out_shardings=NamedSharding(mesh, PartitionSpec("data")))
