@@ -161,7 +161,7 @@ def _reconstructing(chunk: Chunk, clock: Clock, plan: Plan, sums: _Sums, kept: t
         def add(values: jax.Array) -> jax.Array:
             values = chunk.fire(values, jnp.minimum(n, clock.steps - 1))
             for block, store in zip(blocks, frame, strict=True):
-                values = block.write(values, store[jnp.maximum(n - 2, 0)], 0)
+                values = block.restore(values, store[jnp.maximum(n - 2, 0)])
             return values
 
         back = medium.step(back, add, wait)

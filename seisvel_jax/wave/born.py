@@ -20,20 +20,19 @@ def born(chunk: Chunk, clock: Clock, change: Fields) -> jax.Array:
 
     def step(field: State, scattered: State, n: jax.Array, after: jax.Array) -> tuple[State, State]:
         field, scattered = medium.with_forces(field), medium.with_forces(scattered)
-        bend = medium.laplacian(field.now)
-        for force in medium.forces(field):
-            bend = bend + force
-        driven = of_beta * bend
-        if of_alpha is not None:
-            driven = driven + of_alpha * (layout.inner(field.now) - layout.inner(field.before))
-        new = medium.leapfrog(scattered.before, scattered.now, *medium.forces(scattered)) + driven
-        new = layout.write(scattered.spare, new, after)
+        new, moved = field.spare, scattered.spare
+        for band, force, scattered_force in zip(medium.bands, field.force_z, scattered.force_z, strict=True):
+            driven = band.inner(of_beta) * medium.bend(band, field, force)
+            if of_alpha is not None:
+                now, before = band.shifted(field.now, 0, 0), band.shifted(field.before, 0, 0)
+                driven = driven + band.inner(of_alpha) * (now - before)
+            values = medium.leapfrog(band, scattered, scattered_force) + driven
+            moved = layout.write(moved, values, after, band.start)
+            new = layout.write(new, medium.leapfrog(band, field, force), after, band.start)
         values = change.wavelet[n][..., None] * chunk.strength + chunk.wavelet[n][..., None] * change.strength
-        new = chunk.add(new, chunk.source_at, values, distinct=chunk.distinct[0])
-        scattered = scattered._replace(before=scattered.now, now=new, spare=scattered.before)
-        new = layout.write(field.spare, medium.leapfrog(field.before, field.now, *medium.forces(field)), after)
-        new = chunk.fire(new, n)
-        return field._replace(before=field.now, now=new, spare=field.before), scattered
+        moved = chunk.add(moved, chunk.source_at, values, distinct=chunk.distinct[0])
+        scattered = scattered._replace(before=scattered.now, now=moved, spare=scattered.before)
+        return field._replace(before=field.now, now=chunk.fire(new, n), spare=field.before), scattered
 
     def turn(i: jax.Array, carry: tuple) -> tuple:
         field, scattered, record, after = carry

@@ -9,24 +9,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seisvel_jax.wave.layout import Layout, Rows, Sides
+from seisvel_jax.wave.layout import Band, Rows, Sides
 
 
-def free_surface(layout: Layout, second: np.ndarray, field: jax.Array, force: jax.Array) -> jax.Array:
-    """The force with what `u(-z) = -u(z)` adds to the first rows."""
-    h = layout.halo
+def free_surface(band: Band, second: np.ndarray, field: jax.Array, force: jax.Array) -> jax.Array:
+    """The force on the top band with what `u(-z) = -u(z)` adds to its first rows."""
+    layout, h = band.layout, band.layout.halo
     beyond = -Rows(layout, 1, h).read(field, 0)[::-1]
-    return Rows(layout, 0, h).write(force, _seen_from_below(beyond, second, axis=0, width=1), 0)
+    return Rows(layout, 0, h).write(force, band, _seen_from_below(beyond, second, axis=0, width=1), 0)
 
 
 def periodic(
-    layout: Layout, second: np.ndarray, field: jax.Array, force_z: jax.Array, force_x: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The forces with what the opposite sides add to the outermost rows and columns."""
+    bands: tuple[Band, Band], second: np.ndarray, field: jax.Array, forces: tuple[jax.Array, ...], force_x: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The forces on the top and the bottom band, and across, with what the opposite sides add to the outermost."""
+    layout = bands[0].layout
     h, width = layout.halo, layout.halo * layout.lanes
     top, bottom = Rows(layout, 0, h), Rows(layout, layout.depth - h, h)
-    force_z = top.write(force_z, _seen_from_below(bottom.read(field, 0), second, axis=0, width=1), 0)
-    force_z = bottom.write(force_z, _seen_from_above(top.read(field, 0), second, axis=0, width=1), 0)
+    above = top.write(forces[0], bands[0], _seen_from_below(bottom.read(field, 0), second, axis=0, width=1), 0)
+    below = bottom.write(forces[1], bands[1], _seen_from_above(top.read(field, 0), second, axis=0, width=1), 0)
     sides = Sides(layout, h, h)
     block = sides.read(field, 0)
     left = _seen_from_below(block[1:, :width], second, axis=1, width=layout.lanes)
@@ -34,7 +35,7 @@ def periodic(
     values = jnp.concatenate(
         [jnp.pad(right, ((1, 0), (0, 0))), jnp.zeros_like(block[:, :width]), jnp.pad(left, ((0, 1), (0, 0)))], axis=1
     )
-    return force_z, sides.write(force_x, values, 0)
+    return above, below, sides.write(force_x, values, 0)
 
 
 def _seen_from_below(beyond: jax.Array, second: np.ndarray, *, axis: int, width: int) -> jax.Array:

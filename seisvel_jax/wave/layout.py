@@ -85,14 +85,14 @@ class Layout:
         start = self.first + rows * self.row + columns * self.lanes
         return jax.lax.slice(field, (start,), (start + self.size,))
 
-    def write(self, field: jax.Array, values: jax.Array, after: Array | float = 0) -> jax.Array:
-        """The field with `[size]` values in the part that a step updates, once the value `after` is known.
+    def write(self, field: jax.Array, values: jax.Array, after: Array | float = 0, row: int = 0) -> jax.Array:
+        """The field with values in the part that a step updates, from a row on, once the value `after` is known.
 
         Where the field was read for something else, `after` must come from that: XLA copies a field in every step if
         nothing but the order of the program says that it is read before it is overwritten. 0 * after is 0, or not a
         number where something has blown up already; either way the index is the same.
         """
-        start = self.first + (0 * jnp.asarray(after, values.dtype)).astype(jnp.int32)
+        start = self.at(row, 0) + (0 * jnp.asarray(after, values.dtype)).astype(jnp.int32)
         return jax.lax.dynamic_update_slice(field, values, (start,))
 
     def pack(self, fields: Array) -> jax.Array:
@@ -107,6 +107,29 @@ class Layout:
         """Elements of nodes `[lane, ..., 2]` (depth, x) in a whole field."""
         inside = ((nodes[..., 0] + self.lead_z) * self.pitch + nodes[..., 1] + self.lead_x) * self.lanes
         return inside + jnp.arange(self.lanes, dtype=inside.dtype).reshape(-1, *[1] * (inside.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Band:
+    """Rows start..stop-1 of the padded grid, which one loop updates. Static."""
+
+    layout: Layout
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Elements of the band, with the zeros between the rows."""
+        return (self.stop - self.start) * self.layout.row
+
+    def inner(self, values: jax.Array) -> jax.Array:
+        """The band's part of `[size]` values of the whole grid."""
+        return jax.lax.slice(values, (self.start * self.layout.row,), (self.stop * self.layout.row,))
+
+    def shifted(self, field: jax.Array, rows: int, columns: int) -> jax.Array:
+        """The band of a field, seen from `rows` below and `columns` to the right."""
+        start = self.layout.at(self.start + rows, columns)
+        return jax.lax.slice(field, (start,), (start + self.size,))
 
 
 @dataclass(frozen=True)
@@ -131,10 +154,21 @@ class Rows:
         rows, row = self.shape(margin)
         return jax.lax.slice(field, (start,), (start + rows * row,)).reshape(rows, row)
 
-    def write(self, field: jax.Array, values: jax.Array, margin: int) -> jax.Array:
+    def reach(self, margin: int) -> tuple[int, int]:
+        """First row and end of the block with its margin, as far as the grid goes."""
+        wide = margin * self.layout.halo
+        return max(0, self.start - wide), min(self.layout.depth, self.start + self.count + wide)
+
+    def write(self, force: jax.Array, band: Band, values: jax.Array, margin: int) -> jax.Array:
+        """The force on a band with these values in the block."""
+        first, stop = self.reach(margin)
+        skipped = first - (self.start - margin * self.layout.halo)
+        inside = jax.lax.slice_in_dim(values, skipped, skipped + stop - first, axis=0)
+        return jax.lax.dynamic_update_slice(force, inside.reshape(-1), ((first - band.start) * self.layout.row,))
+
+    def restore(self, field: jax.Array, values: jax.Array) -> jax.Array:
         """The field with these values in the block."""
-        start = self.layout.at(self.start - margin * self.layout.halo, 0)
-        return jax.lax.dynamic_update_slice(field, values.reshape(-1), (start,))
+        return jax.lax.dynamic_update_slice(field, values.reshape(-1), (self.layout.at(self.start, 0),))
 
     def inside(self, values: jax.Array, have: int, want: int, shift: int = 0) -> jax.Array:
         """Of values with a margin of `have`, those with a margin of `want`, seen from `shift` rows below."""
@@ -183,6 +217,10 @@ class Sides:
     def put(self, buffer: jax.Array, values: jax.Array, margin: int) -> jax.Array:
         """The buffer, which has that margin, with values in the block itself."""
         return jax.lax.dynamic_update_slice(buffer, values, (0, margin * self.layout.halo * self.layout.lanes))
+
+    def restore(self, field: jax.Array, values: jax.Array) -> jax.Array:
+        """The field with these values in the block."""
+        return self.write(field, values, 0)
 
     def _first(self, margin: int) -> int:
         column = self.layout.lead_x - (1 + margin) * self.layout.halo - self.right

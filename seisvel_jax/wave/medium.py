@@ -1,6 +1,7 @@
 """One chunk's ground and grid: how a field gets from one time to the next, and how its adjoint gets back."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from seisvel_jax.arrays import Array
 from seisvel_jax.wave import edges, stencil
 from seisvel_jax.wave.absorber import Absorber, blocks
 from seisvel_jax.wave.boundary import pad_of
-from seisvel_jax.wave.layout import Layout
+from seisvel_jax.wave.layout import Band, Layout, Rows
 from seisvel_jax.wave.plan import Plan
 
 
@@ -25,11 +26,11 @@ class State(NamedTuple):
     spare: jax.Array
     memory: tuple
     """The memory variables of each block of the PML."""
-    force_z: Any
-    """What the edges and the PML add to the Laplacian; 0 in most of the grid. Vertical and horizontal overlap in the
-    corners, hence two. None where there is none."""
+    force_z: tuple
+    """What the edges and the PML on top and at the bottom add to the Laplacian, `[band.size]` each; None in a band
+    where they add nothing, which is most of the grid."""
     force_x: Any
-    """`[row, pitch * lanes]`: carried as it is written, or XLA copies it."""
+    """The same of the sides, `[row, pitch * lanes]`: carried as it is written, or XLA copies it. None without any."""
 
 
 @dataclass(frozen=True)
@@ -49,67 +50,87 @@ class Medium:
     free_surface: bool
     periodic: bool
 
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The grid from top to bottom: the rows with a vertical force have bands of their own."""
+        h, depth = self.layout.halo, self.layout.depth
+        vertical = [a.block.reach(1) for a in self.absorbers if isinstance(a.block, Rows)]
+        if self.free_surface or self.periodic:
+            vertical.append((0, h))
+        if self.periodic:
+            vertical.append((depth - h, depth))
+        top = max((stop for first, stop in vertical if first == 0), default=0)
+        bottom = min((first for first, stop in vertical if stop == depth), default=depth)
+        ends = sorted({0, top, bottom, depth})
+        return tuple(Band(self.layout, first, stop) for first, stop in itertools.pairwise(ends))
+
     def start(self, *, transposed: bool = False) -> State:
         """At rest."""
+        bands, depth = self.bands, self.layout.depth
         rest = jnp.zeros(self.layout.total, self.beta.dtype)
-        has_z = bool(self.absorbers) or self.free_surface or self.periodic
-        has_x = bool(self.absorbers) or self.periodic
         memory = tuple(a.start(transposed=transposed) for a in self.absorbers)
-        across = rest.reshape(self.layout.rows, self.layout.row)
-        return State(rest, rest, rest, memory, rest if has_z else None, across if has_x else None)
+        vertical = tuple(
+            jnp.zeros(band.size, rest.dtype) if len(bands) > 1 and (band.start == 0 or band.stop == depth) else None
+            for band in bands
+        )
+        across = rest.reshape(self.layout.rows, self.layout.row) if self.absorbers or self.periodic else None
+        return State(rest, rest, rest, memory, vertical, across)
 
     def step(
         self, state: State, add: Callable[[jax.Array], jax.Array], after: Array, *, transposed: bool = False
     ) -> State:
         """The state one step later; `add` puts the sources into the new field. `after`: see `Layout.write`."""
         state = self.with_forces(state, transposed=transposed)
-        new = self.layout.write(state.spare, self.leapfrog(state.before, state.now, *self.forces(state)), after)
+        new = state.spare
+        for band, force in zip(self.bands, state.force_z, strict=True):
+            new = self.layout.write(new, self.leapfrog(band, state, force), after, band.start)
         return state._replace(before=state.now, now=add(new), spare=state.before)
 
     def with_forces(self, state: State, *, transposed: bool = False) -> State:
         """The state with its memory one step later and the forces that belong to `now`."""
-        force_z, force_x = state.force_z, state.force_x
+        bands, force_x = self.bands, state.force_x
+        force_z = list(state.force_z)
         memory = []
         for absorber, before in zip(self.absorbers, state.memory, strict=True):
             act = absorber.transposed_force if transposed else absorber.force
             after, values = act(before, state.now)
             memory.append(after)
-            if absorber.block.axis == 0:
-                force_z = absorber.block.write(force_z, values, 1)
+            if isinstance(absorber.block, Rows):
+                at = 0 if absorber.block.start == 0 else -1
+                force_z[at] = absorber.block.write(force_z[at], bands[at], values, 1)
             else:
                 force_x = absorber.block.write(force_x, values, 1)
         if self.free_surface:
-            force_z = edges.free_surface(self.layout, self.second, state.now, force_z)
+            force_z[0] = edges.free_surface(bands[0], self.second, state.now, force_z[0])
         if self.periodic:
-            force_z, force_x = edges.periodic(self.layout, self.second, state.now, force_z, force_x)
-        force_z, force_x = jax.lax.optimization_barrier((force_z, force_x))
+            force_z[0], force_z[-1], force_x = edges.periodic(
+                (bands[0], bands[-1]), self.second, state.now, (force_z[0], force_z[-1]), force_x
+            )
+        force_z, force_x = jax.lax.optimization_barrier((tuple(force_z), force_x))
         return state._replace(memory=tuple(memory), force_z=force_z, force_x=force_x)
 
-    def forces(self, state: State) -> tuple[jax.Array, ...]:
-        """`[size]` each."""
-        return tuple(self.layout.inner(f.reshape(-1)) for f in (state.force_z, state.force_x) if f is not None)
-
-    def laplacian(self, field: jax.Array) -> jax.Array:
-        """`[size]` `h^2` times the Laplacian, with zeros beyond the grid, and the spring."""
-        scalar, layout = field.dtype.type, self.layout
-        total = scalar(2 * self.second[0]) * layout.inner(field)
+    def bend(self, band: Band, state: State, force: jax.Array | None) -> jax.Array:
+        """`[band.size]` `h^2` times the Laplacian of `now`, with zeros beyond the grid, the spring and the forces."""
+        field, scalar = state.now, state.now.dtype.type
+        total = scalar(2 * self.second[0]) * band.shifted(field, 0, 0)
         for j, c in enumerate(self.second[1:], start=1):
             total = total + scalar(c) * (
-                layout.shifted(field, 0, j)
-                + layout.shifted(field, 0, -j)
-                + layout.shifted(field, j, 0)
-                + layout.shifted(field, -j, 0)
+                band.shifted(field, 0, j)
+                + band.shifted(field, 0, -j)
+                + band.shifted(field, j, 0)
+                + band.shifted(field, -j, 0)
             )
-        return total if self.spring is None else total - self.spring * layout.inner(field)
+        if self.spring is not None:
+            total = total - band.inner(self.spring) * band.shifted(field, 0, 0)
+        if force is not None:
+            total = total + force
+        return total if state.force_x is None else total + band.shifted(state.force_x.reshape(-1), 0, 0)
 
-    def leapfrog(self, before: jax.Array, now: jax.Array, *forces: jax.Array) -> jax.Array:
-        """`[size]` of `u+ = u- + alpha (u - u-) + beta (h^2 lap u + forces)`."""
-        middle, old = self.layout.inner(now), self.layout.inner(before)
-        bend = self.laplacian(now)
-        for force in forces:
-            bend = bend + force
-        carried = 2 * middle - old if self.alpha is None else old + self.alpha * (middle - old)
-        return carried + self.beta * bend
+    def leapfrog(self, band: Band, state: State, force: jax.Array | None) -> jax.Array:
+        """`[band.size]` of `u+ = u- + alpha (u - u-) + beta (h^2 lap u + forces)`."""
+        middle, old = band.shifted(state.now, 0, 0), band.shifted(state.before, 0, 0)
+        carried = 2 * middle - old if self.alpha is None else old + band.inner(self.alpha) * (middle - old)
+        return carried + band.inner(self.beta) * self.bend(band, state, force)
 
     def without_layers(self) -> "Medium":
         """The same ground with nothing that absorbs: what holds inside the model, forwards and backwards in time."""
