@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from fuzzing import running
+from fuzzing.doors import DOORS
+from fuzzing.refusal import refused
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,8 +36,6 @@ def test_several_thousand_hostile_inputs():
 
 def test_the_fuzz_finds_what_is_planted(tmp_path):
     """A reader that believes a header, one that lets an error through, one that never ends: all are found."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    import fuzz
 
     def too_much():
         raise MemoryError
@@ -44,12 +45,16 @@ def test_the_fuzz_finds_what_is_planted(tmp_path):
 
     for use in (too_much, unforeseen):
         with pytest.raises((MemoryError, KeyError)):
-            fuzz.refused(use)
-    found = fuzz.Found()
-    seconds, fuzz.SECONDS = fuzz.SECONDS, 0.2
+            refused(use)
+    found = running.Found()
+    seconds, running.SECONDS = running.SECONDS, 0.2
     try:
-        with fuzz.limited_time(), pytest.raises(AssertionError, match="not done within"):
-            fuzz._attempt(found, "endless", lambda draw, place: [None for _ in iter(int, 1)], tmp_path / "a", None)
+        with running.limited_time(), pytest.raises(AssertionError, match="not done within"):
+            running.attempt(found, "endless", lambda draw, place: [None for _ in iter(int, 1)], tmp_path / "a", None)
     finally:
-        fuzz.SECONDS = seconds
+        running.SECONDS = seconds
     assert found.inputs["endless"] == 1
+
+
+def test_every_door_has_a_share_of_a_hundred():
+    assert sum(share for _, share in DOORS.values()) == 100

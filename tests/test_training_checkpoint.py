@@ -239,6 +239,18 @@ def test_a_renamed_checkpoint_and_swapped_arrays_are_noticed(tmp_path, state):
         load_run(folder / "9")
 
 
+def test_a_file_that_grew_by_terabytes_is_not_read(tmp_path, state, monkeypatch):
+    save(tmp_path, state, {1: 0.3})
+    (file,) = (tmp_path / "checkpoints" / "1" / "ema" / "d").iterdir()
+    os.truncate(file, 2**42)
+    read = manifest._size_and_checksum
+    monkeypatch.setattr(
+        manifest, "_size_and_checksum", lambda path: read(path) if path != file else pytest.fail("reads terabytes")
+    )
+    with pytest.raises(UserError, match=rf"contents of ema/d/{file.name} have changed"):
+        load_run(tmp_path / "checkpoints" / "1")
+
+
 def test_a_checkpoint_from_a_newer_version_is_refused_not_skipped(tmp_path, state, monkeypatch):
     save(tmp_path, state, {1: 0.3})
     monkeypatch.setattr(manifest, "VERSION", 3)

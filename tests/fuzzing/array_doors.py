@@ -1,0 +1,87 @@
+"""Doors that take single files of arrays."""
+
+import shutil
+import warnings
+import zipfile
+from pathlib import Path
+
+from hypothesis import strategies as st
+
+from fuzzing.arrays import bomb, good, header, odd_array
+from fuzzing.folders import mischief
+from fuzzing.refusal import refused
+from fuzzing.sound import Sound
+from fuzzing.values import NAMES, Draw, damaged
+
+
+def npy(draw: Draw, folder: Path, sound: Sound) -> None:
+    """Single arrays, under names that mean something to the readers."""
+    from seisvel_jax.data.dataset import open_dataset
+    from seisvel_jax.data.velocity_files import open_velocities
+    from seisvel_jax.files import load_npy, npy_header
+    from seisvel_jax.inference.submission import read_field
+
+    path = folder / draw(st.sampled_from(["x_seis.npy", "v.npy", "vp_model.npy", "0123456789.npy", "data1.npy"]))
+    shutil.copy(sound.made("velocities") / "v1.npy", path)
+    mischief(draw, folder)
+    for use in (
+        lambda: npy_header(path),
+        lambda: load_npy(path),
+        lambda: load_npy(path, memory_map=True),
+        lambda: open_dataset(path).gathers(0),
+        lambda: open_velocities(path).velocity(0),
+        lambda: read_field(path, "a", 0),
+    ):
+        refused(use)
+
+
+def npz(draw: Draw, folder: Path, sound: Sound) -> None:
+    """Archives: damaged, with odd names, bombs, other compressions, things that are no arrays."""
+    from seisvel_jax.evaluate import open_prediction
+    from seisvel_jax.inference.submission import read_field
+
+    path = folder / "s.npz"
+    if draw(st.booleans()):
+        sound.copy("s.npz", folder)
+    else:
+        with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+            warnings.simplefilter("ignore")  # names that are there twice
+            for _ in range(draw(st.integers(0, 3))):
+                name = draw(NAMES) + draw(st.sampled_from([".npy", ".npy", ""])) or "x"  # zipfile needs a name
+                kind = draw(st.sampled_from(["array", "header", "bomb", "good"]))
+                content = {"array": odd_array, "header": header, "bomb": bomb, "good": good}[kind](draw)
+                archive.writestr(name, content, draw(st.sampled_from([0, 8, 8, 12, 14])))
+    if draw(st.integers(0, 2)) > 0 and path.stat().st_size < 2**20:
+        path.write_bytes(damaged(draw, path.read_bytes()))
+
+    def use() -> None:
+        velocities = open_prediction(path)
+        for index, name in enumerate(velocities.names[:3]):
+            assert Path(name).name == name and name.isprintable(), f"name {name!r} would leave its folder"
+            refused(lambda index=index: velocities.velocity(index))
+            refused(lambda name=name, index=index: read_field(path, name, index))
+
+    refused(use)
+    refused(lambda: read_field(path, draw(NAMES), 0))
+
+
+def csv(draw: Draw, folder: Path, sound: Sound) -> None:
+    """Competition files."""
+    from seisvel_jax.inference.submission import CompetitionCSV
+
+    path = sound.copy("s.csv", folder)
+    content = path.read_bytes()
+    words = [b"\x00", b'"', b"1e999", b"nan", b"9" * 5000, b",", b"\r", b"a" * 140_000, b"_y_", "٣".encode()]
+    if draw(st.booleans()):
+        at = draw(st.integers(0, len(content)))
+        content = content[:at] + draw(st.sampled_from(words)) + content[at:]
+    else:
+        content = damaged(draw, content)
+    path.write_bytes(content)
+
+    def use() -> None:
+        models = CompetitionCSV(path)
+        for index in range(len(models)):
+            models.velocity(index)
+
+    refused(use)

@@ -1,0 +1,23 @@
+"""All doors, and how many of the inputs each gets."""
+
+from collections.abc import Callable
+
+from fuzzing.array_doors import csv, npy, npz
+from fuzzing.checkpoint_doors import checkpoint, signed
+from fuzzing.data_doors import dataset, pack, survey
+from fuzzing.setting_doors import config, override, record
+
+DOORS: dict[str, tuple[Callable, int]] = {
+    "npy": (npy, 16),
+    "npz": (npz, 12),
+    "csv": (csv, 6),
+    "dataset": (dataset, 12),
+    "pack": (pack, 11),
+    "survey": (survey, 11),
+    "config": (config, 10),
+    "override": (override, 4),
+    "record": (record, 5),
+    "checkpoint": (checkpoint, 8),
+    "signed": (signed, 5),
+}
+"""Each door `(draw, folder, sound)`, and its share of the inputs in percent: the dearer an input, the smaller."""
