@@ -41,11 +41,11 @@ class Simulate:
     """challenge: a folder a sample, km/s lateral first; openfwi: data/data*.npy and model/model*.npy in m/s, whose last
     time row is zero as in the training files; packed: docs/pack.md, the smallest and the fastest to read."""
     models: Path | None = None
-    """Velocity models: .npy (N, 1, depth, x) in m/s, a folder of them, a SEG-Y file, a challenge folder, a submission,
+    """Velocity models: .npy (N, 1, depth, x) in m/s, a folder of them, SEG-Y, a challenge folder, a submission,
     a pack. Without it, --count models are drawn at random."""
     model_spacing: tuple[float, float] | None = None
-    """Metres between the nodes of --models in depth and x. Given, or stated by a SEG-Y file, models that are larger
-    than the survey are cut into windows of its extent, side by side."""
+    """Metres between the nodes of --models in depth and x: with it, models that are larger than the survey are cut into
+    windows of its extent, side by side. Without it a model of any sampling is taken for all of the survey's ground."""
     family: tuple[str, ...] = ()
     """Of random models, several take turns: speed-and-structure, openfwi (its ten families mixed), flatvel-a,
     curvevel-b, flatfault-a, style-b ... Default: the survey's own."""

@@ -272,7 +272,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bytes(source, mad
         monkeypatch.setattr(packed_writer, "write_shard", stop)
         with pytest.raises((UserError, KeyboardInterrupt), match=match):
             pack(Pack(source, output, shard_size=2))
-        with pytest.raises(UserError, match=r"an unfinished pack: run the pack command again"):
+        with pytest.raises(UserError, match=r"an unfinished pack: run the pack or simulate command again"):
             open_dataset(output)
     first = (output / "gathers-00000.npy").stat().st_mtime_ns
     (output / ".gathers-00002.npy.abc.part.npy").write_bytes(b"half")

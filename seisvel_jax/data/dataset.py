@@ -163,7 +163,7 @@ def _say_ignored(path: Path, ignored: list[Path]) -> None:
     names = [
         p.name
         for p in ignored
-        if not p.name.startswith(".") and p.name not in ("survey.json", "simulate.json", "README.md")
+        if not p.name.startswith(".") and p.name not in ("survey.json", "simulate.json", "samples.csv", "README.md")
     ]
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""

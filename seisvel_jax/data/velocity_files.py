@@ -12,6 +12,7 @@ from seisvel_jax.data import challenge, openfwi
 from seisvel_jax.data.checks import MAX_SAMPLES, check_names, finite_float32, is_plain_name, sane_velocity
 from seisvel_jax.data.dataset import nothing_here, open_dataset
 from seisvel_jax.data.packed import is_pack
+from seisvel_jax.data.segy import SUFFIXES, read_segy_velocity
 from seisvel_jax.errors import UserError
 from seisvel_jax.files import load_npy, npy_header, read_npy_header
 
@@ -25,7 +26,7 @@ class Velocities(ABC):
     def __init__(self, path: Path, layout: str, names: list[str]):
         self.path = path
         self.layout = layout
-        """`array`, `challenge`, `submission`, `openfwi` or `packed`."""
+        """`array`, `segy`, `challenge`, `submission`, `openfwi` or `packed`."""
         self.names = tuple(names)
         check_names(self.names, path)
 
@@ -42,8 +43,8 @@ def open_velocities(path: str | Path) -> Velocities:
 
     Takes `.npy` `(N, 1, depth, x)`, `(N, depth, x)` or `(depth, x)` in m/s; a folder of such files; a challenge folder
     (`vp_model.npy`, km/s, lateral first); a submission `.npz` (the same under each sample's name); a file or folder of
-    OpenFWI gathers, whose partner files are read under the gathers' names; a pack. Raises UserError naming file
-    and cure.
+    OpenFWI gathers, whose partner files are read under the gathers' names; a pack; a SEG-Y file of one line, or a
+    folder of such files. Raises UserError naming file and cure.
     """
     path = Path(path)
     if not path.exists():
@@ -53,8 +54,10 @@ def open_velocities(path: str | Path) -> Velocities:
     if path.is_file():
         if path.suffix == ".npz":
             return _Submission(path)
+        if path.suffix.lower() in SUFFIXES:
+            return _SegyModels(path, [path])
         if path.suffix != ".npy":
-            raise UserError(f"{path}: a file of kind '{path.suffix}', expected velocities in .npy or .npz")
+            raise UserError(f"{path}: a file of kind '{path.suffix}', expected velocities in .npy, .npz or .segy")
         if path.name == challenge.VELOCITY_FILE:
             return _ChallengeModels(path, [path.parent])
         if openfwi.velocity_partner(path) is not None:
@@ -66,6 +69,9 @@ def open_velocities(path: str | Path) -> Velocities:
     if openfwi.gather_files(path)[0]:
         return _OfDataset(path)
     files = openfwi.npy_files(path) or [f for name in ("model", "vel") for f in _files_in(path / name)]
+    lines = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
+    if lines and not files:
+        return _SegyModels(path, lines)
     if not files:
         raise nothing_here(path)
     return _Arrays(path, files)
@@ -104,6 +110,17 @@ class _Arrays(Velocities):
         array = self._open(file)
         name = f"{file}: sample {i}"
         return sane_velocity(finite_float32(array.reshape(-1, *array.shape[-2:])[i], name), name, "m/s").copy()
+
+
+class _SegyModels(Velocities):
+    """SEG-Y files of one model each."""
+
+    def __init__(self, path: Path, files: list[Path]):
+        super().__init__(path, "segy", [file.stem for file in files])
+        self._files = files
+
+    def velocity(self, index: int) -> np.ndarray:
+        return read_segy_velocity(self._files[index], MAX_NODES)
 
 
 class _ChallengeModels(Velocities):

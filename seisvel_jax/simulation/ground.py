@@ -34,7 +34,7 @@ def read_model(velocities: Velocities, index: int, survey: "Survey") -> tuple[np
         raise UserError(
             f"{name}: shape {velocity.shape}, expected (depth, x) {grid.shape} or another sampling of the same "
             f"{depth:g} m x {width:g} m (survey {survey.name}): check the axis order and the survey, or cut windows "
-            "out of a larger model with --model-spacing"
+            "out of a larger model by giving its spacing (--model-spacing)"
         )
     check_sampling(survey, scheme_of(survey).order, float(velocity.min()))
     if velocity.shape == grid.shape:

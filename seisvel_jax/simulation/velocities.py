@@ -45,8 +45,12 @@ class RandomVelocities:
     """
 
     def __init__(self, survey: "Survey", count: int, seed: int, families: Sequence[str] = ()):
+        from seisvel_jax.earth.families import check_family
+
         self._survey, self._seed = survey, seed
         self.families = tuple(families) or (default_family(survey),)
+        for family in self.families:
+            check_family(family)
         self._blocks: dict[str, Callable[[int], np.ndarray]] = {f: self._block_of(f) for f in set(self.families)}
         self.names = tuple(f"{self.family(i)}-{seed}_{i:06d}" for i in range(count))
 

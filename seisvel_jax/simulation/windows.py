@@ -13,11 +13,10 @@ if TYPE_CHECKING:
 
 
 def windows_of(velocities: Velocities, survey: "Survey", spacing: tuple[float, float] | None) -> Velocities:
-    """`velocities` cut to the survey's extent where the spacing of their nodes is known, else as they are.
+    """`velocities` cut to the survey's extent where the spacing of their nodes is given, else as they are.
 
-    spacing: metres between nodes in (depth, x); none: what the file says (SEG-Y), in `velocities.spacing`.
+    spacing: metres between nodes in (depth, x).
     """
-    spacing = spacing or getattr(velocities, "spacing", None)
     return velocities if spacing is None else WindowedVelocities(velocities, survey, spacing)
 
 
