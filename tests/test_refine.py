@@ -115,13 +115,18 @@ def test_interrupted_and_resumed_equals_straight(place, monkeypatch, capsys):
     refine(options(place, "straight.npz"))
     invert, calls = refined.invert, []
 
-    def stopping(*args, **kwargs):
+    def stopping(*args, on_step, **kwargs):
         calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return invert(*args, **kwargs)
+
+        def step(told):
+            on_step(told)
+            if len(calls) == 2 and told.evaluation == 4:
+                raise KeyboardInterrupt
+
+        return invert(*args, on_step=step, **kwargs)
 
     monkeypatch.setattr(refined, "invert", stopping)
+    monkeypatch.setattr(refined, "SAVE_EVERY", -1.0)
     with pytest.raises(KeyboardInterrupt):
         refine(options(place, "out.npz"))
     assert not (place / "out.npz").exists() and (place / "out.npz.part").is_dir()
@@ -133,7 +138,9 @@ def test_interrupted_and_resumed_equals_straight(place, monkeypatch, capsys):
     with pytest.raises(UserError, match="other start"):
         refine(options(place, "out.npz", start=place / "other.npy"))
     refine(options(place, "out.npz"))
-    assert "2 of 3 samples are done already" in capsys.readouterr().err and len(calls) == 3
+    said = capsys.readouterr().err
+    assert "2 of 3 samples are done already" in said and "4 evaluations of this batch are done" in said
+    assert len(calls) == 3
     assert (place / "out.npz").read_bytes() == (place / "straight.npz").read_bytes()
     assert not (place / "out.npz.part").exists()
 

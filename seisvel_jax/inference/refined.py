@@ -5,8 +5,10 @@ solved for there is a correction; interpolated, it is added to the full-size sta
 """
 
 import dataclasses
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from seisvel_jax.data.coarsen import add_correction, to_solver
 from seisvel_jax.data.resample import resample_gathers
 from seisvel_jax.errors import UserError
+from seisvel_jax.inference import refine_state
 from seisvel_jax.inference.predictor import Predictor
 from seisvel_jax.inversion.config import InversionConfig, Prior
 from seisvel_jax.inversion.invert import Inversion, Step, invert
@@ -32,6 +35,8 @@ USUAL_PRECONDITION = 0.5
 """Chosen on simulated samples of our own (docs/refine.md)."""
 MARGIN = 30.0
 """Metres by which the start's seabed may lie too deep: water this near to it may turn into rock."""
+SAVE_EVERY = 60.0
+"""Seconds between two records of the batch that is being refined."""
 SHARES = (1.0, 0.75, 0.5, 0.25)
 """Of the interpolated correction that are tried until the full-size model fits no worse than its start."""
 
@@ -89,11 +94,17 @@ class Refiner:
         self.survey = solver_survey(survey, settings)
 
     def __call__(
-        self, gathers: np.ndarray, start: np.ndarray, *, on_step: Callable[[int, np.ndarray], None] | None = None
+        self,
+        gathers: np.ndarray,
+        start: np.ndarray,
+        *,
+        on_step: Callable[[int, np.ndarray], None] | None = None,
+        state_file: Path | None = None,
     ) -> Refined:
         """Refine `start` `[batch, depth, x]` m/s on the data's grid by `gathers` `[batch, shot, time, receiver]`.
 
         Traces without any signal do not count. on_step: called with the evaluations done and the misfits `[batch]`.
+        state_file: where an inversion leaves its state every `SAVE_EVERY` seconds, and goes on from.
         """
         settings, grid, target = self.settings, self.data_survey.grid, self.survey.grid
         observed = on_solver_times(gathers, self.data_survey, self.survey)
@@ -115,12 +126,7 @@ class Refiner:
                 on_step=on_step,
             )
         else:
-
-            def tell(step: Step) -> None:
-                if on_step is not None:
-                    on_step(step.evaluation, step.misfit)
-
-            found = invert(observed, solved, self.survey, settings.inversion, mask=mask, water=water, on_step=tell)
+            found = self._invert(observed, solved, mask, water, on_step=on_step, state_file=state_file)
         before, after = np.asarray(found.misfit_before), np.asarray(found.misfit_after)
         correction = np.asarray(found.velocity) - solved
         velocity = self._full_size(start, correction, kept)
@@ -129,6 +135,33 @@ class Refiner:
         worse = ~(after <= before)
         velocity[worse], after = start[worse], np.where(worse, before, after)
         return Refined(velocity, before, after, int(found.evaluations), np.asarray(found.history["misfit"]))
+
+    def _invert(
+        self,
+        observed: np.ndarray,
+        solved: np.ndarray,
+        mask: np.ndarray,
+        water: np.ndarray | None,
+        *,
+        on_step: Callable[[int, np.ndarray], None] | None,
+        state_file: Path | None,
+    ) -> Inversion:
+        config = self.settings.inversion
+        file = state_file if config.tie == "none" else None  # tying has a state of its own
+        saved = time.monotonic()
+
+        def tell(step: Step) -> None:
+            nonlocal saved
+            if on_step is not None:
+                on_step(step.evaluation, step.misfit)
+            if file is not None and time.monotonic() - saved > SAVE_EVERY:
+                refine_state.save(file, step.state)
+                saved = time.monotonic()
+
+        state = refine_state.read(file, solved.shape, config) if file is not None else None
+        if state is not None:
+            say(f"{file}: {state.evaluations} evaluations of this batch are done already, going on from there")
+        return invert(observed, solved, self.survey, config, mask=mask, water=water, on_step=tell, state=state)
 
     def _full_size(self, start: np.ndarray, correction: np.ndarray, kept: np.ndarray) -> np.ndarray:
         full = add_correction(

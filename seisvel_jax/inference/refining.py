@@ -42,7 +42,7 @@ class Refinement:
     def run(self, output: Path, batch_size: int, *, keep_others: bool = True) -> Finished:
         """Refine what is not done yet; the samples wait in `<output>.part/`.
 
-        A batch is refined whole or not at all, so what is resumed equals the straight run. With `keep_others` a folder
+        A batch goes on from its last record, and what is resumed equals the straight run. With `keep_others` a folder
         left by other settings is refused (UserError naming them), else begun anew.
         """
         refiner = Refiner(self.dataset.survey, self.settings, self.predictor)
@@ -75,12 +75,14 @@ class Refinement:
             bar.update((evaluations - seen) * len(batch))
             seen = evaluations
 
-        found = refiner(gathers, self.starts(batch, gathers), on_step=on_step)
+        state_file = finished.folder / f"state_{batch.start:06d}.npy"
+        found = refiner(gathers, self.starts(batch, gathers), on_step=on_step, state_file=state_file)
         bar.update((self.settings.inversion.iterations - seen) * len(batch))
         seconds = (time.monotonic() - began) / len(batch)
         for row, index in enumerate(batch):
             summary = np.array([found.misfit_before[row], found.misfit_after[row], found.evaluations, seconds])
             finished.add(index, velocity=found.velocity[row], summary=summary, history=found.history[:, row])
+        state_file.unlink(missing_ok=True)
 
     def draw(self, folder: Path, count: int, finished: Finished) -> None:
         """A sheet of the fit for each of the first `count` samples."""

@@ -72,7 +72,7 @@ class OfFile:
                 "prediction as .npy or .npz"
             )
         self._velocities = open_velocities(path)
-        self._where = _match(self._velocities, dataset)[:count]
+        self._where = _match(self._velocities, dataset, count)
         self._dataset = dataset
         digest = hashlib.sha256()
         for index in range(count):
@@ -105,24 +105,24 @@ def is_run(path: Path) -> bool:
     return path.is_dir() and ((path / "checkpoints").is_dir() or path.resolve().parent.name == "checkpoints")
 
 
-def _match(velocities: "Velocities", dataset: "Dataset") -> list[int]:
-    """Index of the model of every sample: by name, or in order where an array file holds no names."""
+def _match(velocities: "Velocities", dataset: "Dataset", count: int) -> list[int]:
+    """Index of the model of each of the first `count` samples: by name, or in order where an array has no names."""
     where = {name: index for index, name in enumerate(velocities.names)}
-    missing = [name for name in dataset.names if name not in where]
+    missing = [name for name in dataset.names[:count] if name not in where]
     if velocities.layout == "array" and missing:
-        if len(velocities) != len(dataset):
+        if len(velocities) not in (count, len(dataset)):
             raise UserError(
                 f"{velocities.path}: {len(velocities)} models, expected {len(dataset)}, one a sample of "
                 f"{dataset.path}: without names they are matched in order"
             )
-        return list(range(len(dataset)))
+        return list(range(count))
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise UserError(
-            f"{velocities.path}: no model for {len(missing)} of {len(dataset)} samples of {dataset.path}: "
+            f"{velocities.path}: no model for {len(missing)} of {count} samples of {dataset.path}: "
             f"{', '.join(missing[:5])}{more}: give the start of these gathers"
         )
-    extra = len(velocities) - len(dataset)
+    extra = set(where) - set(dataset.names)
     if extra:
-        say(f"warning: {velocities.path}: {extra} models without gathers are left out")
-    return [where[name] for name in dataset.names]
+        say(f"warning: {velocities.path}: {len(extra)} models without gathers are left out")
+    return [where[name] for name in dataset.names[:count]]
