@@ -1,0 +1,1 @@
+"""Velocity by diffusion: preconditioned denoisers, samplers, and what they are conditioned on."""
