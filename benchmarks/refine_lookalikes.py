@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,7 @@ def refine_case(case: str, arguments: argparse.Namespace, predictor: object) -> 
         iterations=iterations, estimate_wavelet="filter" if case == "wavelet estimated" else "none"
     )
     settings = Settings(inversion, "network" if network else "gradient", spacing=arguments.grid_spacing)
+    settings = replace(settings, sponge_width=arguments.sponge_width)
     refinement = Refinement(dataset, dataset.names, starts, settings, predictor)  # type: ignore[arg-type]
     refinement = with_known_sponge(refinement)
     output = arguments.workdir / f"{case.replace(' ', '_')}.npz"
@@ -148,6 +150,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--grid-spacing", type=float, default=None, help="metres; default the command's own, 5")
+    parser.add_argument(
+        "--sponge-width", type=float, default=None, help="metres; default estimated, as the command does"
+    )
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--workdir", type=Path, default=REPOSITORY / "demo" / "refine_lookalikes")
     parser.add_argument("--output", type=Path, default=RESULTS / "refine_lookalikes_cpu.md")

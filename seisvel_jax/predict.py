@@ -50,6 +50,9 @@ class Predict:
     """Samples that go through a network together."""
     deviation: Path | None = None
     """Also write the standard deviation between the members, in the format of this file's suffix."""
+    members: Path | None = None
+    """Also write what each member says, before weights and post-processing, to this .npz: evaluate reads the ensemble's
+    calibration from it."""
     figures: Path | None = None
     """Folder for figures of the first samples (or of --sample)."""
     figure_count: int = 8
@@ -83,6 +86,7 @@ def predict(options: Predict) -> None:
 
         use_all_cores()
     outputs = {"velocity": options.output} | ({"deviation": options.deviation} if options.deviation else {})
+    outputs |= {"members": options.members} if options.members else {}
     dataset = open_dataset(options.data)
     names = dataset.names[: options.limit]
     if not names:
@@ -100,6 +104,7 @@ def _predict_and_write(
     options: Predict, predictor: "Predictor", dataset: "Dataset", outputs: dict[str, Path], names: tuple[str, ...]
 ) -> None:
     from seisvel_jax.files import remove_parts
+    from seisvel_jax.inference.sample_files import write_samples
     from seisvel_jax.inference.submission import Finished, write_predictions
     from seisvel_jax.logging import chunks, progress, say
 
@@ -121,6 +126,7 @@ def _predict_and_write(
                 _options(options),
                 batch_size=options.batch_size,
                 deviation=options.deviation is not None,
+                members=options.members is not None,
                 other_survey=options.other_survey,
                 names=[names[index] for index in batch],
             )
@@ -136,7 +142,10 @@ def _predict_and_write(
         remove_parts(output.parent, {output.name, f".{output.name}.probe"})  # of a run that was killed
         source = refined if refined is not None and field == "velocity" else finished
         samples = ((name, source.read(field, index)) for index, name in enumerate(names))
-        write_predictions(output, samples, len(names))
+        if field == "members":
+            write_samples(output, ((name, {"samples": members}) for name, members in samples))
+        else:
+            write_predictions(output, samples, len(names))
         say(f"{output}: {field} of {len(names)} samples")
     if options.figures is not None:
         kept = {field: finished for field in outputs}
@@ -189,6 +198,10 @@ def _check(options: Predict) -> None:
         raise UserError(f"--shard {options.shard[0]} {options.shard[1]}: expected I N with 0 <= I < N")
     if options.deviation and options.output and options.deviation.absolute() == options.output.absolute():
         raise UserError(f"{options.deviation}: is --output too: give the deviation its own file")
+    if options.members is not None:
+        taken = [path.absolute() for path in (options.output, options.deviation) if path is not None]
+        if options.members.suffix != ".npz" or options.members.absolute() in taken:
+            raise UserError(f"{options.members}: expected the name of an .npz of its own for --members: choose another")
     if options.refine is not None and (options.output is None or options.output.suffix == ".csv"):
         raise UserError("--refine: goes with --output FILE.npz or FILE.npy: give one")
     if options.figures is not None and options.figures.exists() and not options.figures.is_dir():
@@ -231,7 +244,9 @@ def _made_with(options: Predict, predictor: "Predictor", dataset: "Dataset", nam
         "checkpoint": predictor.fingerprint,
         "data": files_digest(dataset, names),
         "options": {**asdict(_options(options)), "batch_size": options.batch_size, "other": options.other_survey},
-        "kept": ["velocity", "deviation"] if options.deviation is not None else ["velocity"],
+        "kept": ["velocity"]
+        + ["deviation"] * (options.deviation is not None)
+        + ["members"] * (options.members is not None),
     }
 
 

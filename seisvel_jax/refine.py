@@ -48,7 +48,7 @@ class Refine:
     """lbfgs, or adam for rough misfits."""
     frequencies: tuple[float, ...] = ()
     """Corners in Hz of low-pass filters, ascending, one stage each before everything is compared."""
-    precondition: float | None = None
+    precondition: float = 0.0
     """Exponent on the inverse illumination that scales the gradient."""
     estimate_wavelet: Estimate = "none"
     """Where the wavelet is not known: fit its amplitude, or a filter, to each sample's gathers."""
@@ -71,7 +71,7 @@ class Refine:
     dt: float | None = None
     """Seconds between compared samples (default: the data's own; 1e-3 for the challenge)."""
     sponge_width: float | None = None
-    """Metres of the challenge's absorbing boundary (default: what fits the starts best among 300 to 600)."""
+    """Metres of the challenge's absorbing boundary (default: what fits the starts best among 350 to 600)."""
     batch_size: int = 4
     """Samples refined together."""
     limit: int | None = None

@@ -1,6 +1,7 @@
 """The predict command end to end on small files: formats, resume, and everything that can go wrong on the way."""
 
 import csv
+import dataclasses
 import errno
 import json
 import os
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 from test_inference_tta import equivariant
+from training_support import quick_compilation
 
 from seisvel_jax.config import Config, to_dict
 from seisvel_jax.data.dataset import open_dataset
@@ -26,7 +28,7 @@ from seisvel_jax.inference.pretrained import load
 from seisvel_jax.models.config import GroupConfig, VelocityNetConfig
 from seisvel_jax.models.ensemble import init_params, predict_members
 from seisvel_jax.predict import Predict, predict
-from seisvel_jax.survey import openfwi, speed_and_structure
+from seisvel_jax.survey import openfwi, ricker, speed_and_structure
 from seisvel_jax.training.checkpoint import Checkpoints
 from seisvel_jax.training.state import TrainState
 
@@ -396,3 +398,42 @@ def test_killed_by_the_scheduler_and_run_again(run, tmp_path):
     predict(Predict((run,), data, tmp_path / "straight.npz", batch_size=1))
     assert output.read_bytes() == (tmp_path / "straight.npz").read_bytes()
     assert not part.exists()
+
+
+def test_refine_afterwards_is_the_refine_command(fake, data, tmp_path, capsys):
+    """`--refine` writes what predicting and refining one after the other do; a kill in between is gone on from."""
+    from seisvel_jax.inference import refining
+    from seisvel_jax.refine import Refine, refine
+
+    fake.survey = dataclasses.replace(SURVEY, wavelet=ricker(3.0, 0.01, SURVEY.nt, 1 / 3))
+    write_survey(data, fake.survey)
+    whole, calls = refining.Refiner.__call__, []
+
+    def stopping(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(self, *args, **kwargs)
+
+    wanted = options(data, tmp_path / "both.npz", refine=2, limit=5)
+    with quick_compilation(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refining.Refiner, "__call__", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            predict(wanted)
+        assert fake.calls == 3 and not wanted.output.exists()
+        predict(wanted)
+        assert fake.calls == 3 and len(calls) == 3  # nothing is predicted again, one batch of two is refined again
+        predict(options(data, tmp_path / "first.npz", limit=5))
+        refine(Refine(data, tmp_path / "first.npz", tmp_path / "then.npz", iterations=2, limit=5))
+    assert "4 of 5 samples are done already" in capsys.readouterr().err
+    assert (tmp_path / "both.npz").read_bytes() != (tmp_path / "first.npz").read_bytes()
+    table = json.loads((tmp_path / "both.json").read_text())
+    assert [row["evaluations"] for row in table["samples"]] == [2] * 5 and table["settings"]["misfit"] == "l2"
+    with np.load(tmp_path / "both.npz") as both, np.load(tmp_path / "then.npz") as then:
+        assert both.files == then.files
+        for name in both.files:
+            np.testing.assert_allclose(both[name], then[name], atol=1e-3)
+    assert sorted(p.name for p in tmp_path.glob("both*")) == ["both.json", "both.npz"]
+    for output in ("s.csv", None):
+        with pytest.raises(UserError, match=r"--refine|both needed"):
+            predict(options(data, output and tmp_path / output, refine=2))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -311,3 +312,33 @@ def test_killed_and_run_again(place):
         process.communicate(timeout=600)
         assert process.returncode == 0
     assert (place / "out.npz").read_bytes() == (place / "straight.npz").read_bytes()
+
+
+def test_what_fits_worse_at_full_size_is_shortened_or_dropped(monkeypatch, gathers):
+    """Solved on 20 m for models of 10 m: of three corrections one fits, one only when it is halved, one never."""
+    from seisvel_jax.inference import refined
+
+    true, before = models(), np.ones(COUNT)
+
+    def invert(observed, start, survey, config, **kwargs):
+        assert observed.shape == gathers.shape and start.shape == (COUNT, 6, 8) and survey.grid.spacing == 20.0
+        return SimpleNamespace(
+            velocity=start + 100,
+            misfit_before=before,
+            misfit_after=0.1 * before,
+            history={"misfit": before[None]},
+            evaluations=1,
+        )
+
+    def misfit(self, velocity, observed, mask):
+        moved = (velocity - true)[:, -1].mean(1)
+        return np.where(moved < np.array([200, 60, -1]), 0.5, 2.0)
+
+    monkeypatch.setattr(refined, "invert", invert)
+    monkeypatch.setattr(refined.Refiner, "misfit", misfit)
+    found = refined.Refiner(SURVEY, Settings(spacing=20.0))(gathers, true)
+    assert found.misfit_after.tolist() == [0.5, 0.5, 1.0] and (found.misfit_before == 1).all()
+    assert (found.velocity[2] == true[2]).all()
+    np.testing.assert_allclose((found.velocity - true)[:2, -1].mean(1), [100, 50], atol=1e-3)
+    kept = water_above(true, 10.0)
+    assert kept.any() and (found.velocity[kept] == 1500).all()

@@ -28,11 +28,9 @@ from seisvel_jax.survey import Survey
 Method = Literal["gradient", "network"]
 CHALLENGE_SPACING, CHALLENGE_DT = 5.0, 1e-3
 """m and s on which the challenge is solved: enough for its 15 Hz, and 500 times cheaper than its own 1 m and 0.1 ms."""
-SPONGE_WIDTHS = (300.0, 350.0, 400.0, 450.0, 500.0, 550.0, 600.0)
+SPONGE_WIDTHS = (350.0, 400.0, 450.0, 500.0, 550.0, 600.0)
 """Metres tried for the challenge's sponge, which nobody published: 350 in an entrant's account, 500 fits a figure."""
 USUAL_WEIGHTS: dict[Prior, float] = {"none": 0.0, "tv": 1e-3, "tv1d": 1e-3, "tikhonov": 1e-3, "gaussian": 1e-3}
-USUAL_PRECONDITION = 0.5
-"""Chosen on simulated samples of our own (docs/refine.md)."""
 MARGIN = 30.0
 """Metres by which the start's seabed may lie too deep: water this near to it may turn into rock."""
 SAVE_EVERY = 60.0
@@ -74,13 +72,10 @@ class Refined:
     """`[evaluation, batch]`: misfit of every model evaluated (frequency bands each by their own)."""
 
 
-def usual_inversion(
-    *, prior_weight: float | None = None, precondition: float | None = None, **wanted: Any
-) -> InversionConfig:
-    """The inversion asked for, with the usual weight of its prior and the usual preconditioning where none is given."""
+def usual_inversion(*, prior_weight: float | None = None, **wanted: Any) -> InversionConfig:
+    """The inversion asked for, with the usual weight of its prior where none is given."""
     weight = USUAL_WEIGHTS[wanted.get("prior", "none")] if prior_weight is None else prior_weight
-    exponent = USUAL_PRECONDITION if precondition is None else precondition
-    return InversionConfig(prior_weight=weight, precondition=exponent, **wanted)
+    return InversionConfig(prior_weight=weight, **wanted)
 
 
 class Refiner:
