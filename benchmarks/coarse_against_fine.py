@@ -79,14 +79,14 @@ def random_models(count: int, spacing: float, width: float) -> dict[str, tuple[n
 
 def coarse_gathers(velocity: np.ndarray, spacing: float, width: float) -> np.ndarray:
     """What `simulate --grid-spacing 5 --dt 1e-3` makes of a model at 1 m: `[source, time, receiver]`."""
-    from seisvel_jax.simulation.ground import read_model
+    from seisvel_jax.simulation.ground import read_model, solving_survey
     from seisvel_jax.simulation.velocities import ArrayVelocities
     from seisvel_jax.survey import speed_and_structure
     from seisvel_jax.wave.propagate import propagate
 
     survey = speed_and_structure(spacing=spacing, dt=1e-3, sponge=width)
     solved, _ = read_model(ArrayVelocities(velocity[None]), 0, survey)
-    return np.asarray(propagate(solved[None], survey, max_velocity=4500.0))[0]
+    return np.asarray(propagate(solved[None], solving_survey(survey), max_velocity=4500.0))[0]
 
 
 def offsets() -> np.ndarray:
@@ -161,8 +161,8 @@ def report(cases: dict, options: argparse.Namespace) -> str:
             f"{100 * np.mean([e for _, e in shifts]):.3f} |"
         )
     for name, pairs in cases.items():
-        mean = np.nanmean([by_offset(c, f) for c, f in pairs.values()], axis=0)
-        worst = np.nanmax([by_offset(c, f) for c, f in pairs.values()], axis=(0, 1))
+        found = np.asarray([by_offset(c, f) for c, f in pairs.values()])
+        mean, worst = found.mean(0), np.nanmax(found, axis=(0, 1))
         lines += [
             "",
             f"## {name}: by offset",

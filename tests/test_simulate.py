@@ -10,7 +10,7 @@ from seisvel_jax.data.dataset import open_dataset
 from seisvel_jax.errors import UserError
 from seisvel_jax.simulate import Simulate, simulate, simulate_dataset, survey_of
 from seisvel_jax.simulation import simulator
-from seisvel_jax.simulation.ground import average_slowness, read_model
+from seisvel_jax.simulation.ground import effective_velocity, read_model, solving_survey
 from seisvel_jax.simulation.velocities import ArrayVelocities
 from seisvel_jax.survey import openfwi, ricker, speed_and_structure
 from seisvel_jax.wave.propagate import propagate
@@ -138,19 +138,39 @@ def test_bad_models_leave_no_folder_behind(tmp_path, bad, message):
     assert not (tmp_path / "set").exists()
 
 
-def test_finer_models_are_averaged_for_the_waves_and_picked_for_the_files():
+def test_finer_models_are_low_passed_for_the_waves_and_picked_for_the_files():
     survey = tiny_survey()
     fine = np.full((30, 36), 1500.0, np.float32)
-    fine[14:] = 3000  # the cell of node 5 spans rows 14 to 16, that of node 4 rows 11 to 13
+    fine[14:] = 3000  # just above node 5 at row 15
     fine[:, 17:] = 2000
     solved, written = read_model(ArrayVelocities(fine), 0, survey)
     np.testing.assert_array_equal(written, fine[::3, ::3])
-    np.testing.assert_allclose(solved[:5, :5], 1500)
-    mean = 1 / np.sqrt((1 / 1500**2 + 2 / 2000**2) / 3)
-    np.testing.assert_allclose(average_slowness(fine, 3, (10, 12))[0, 6], 2000)
-    fine[:, 17:] = 1500
-    fine[:, 18:] = 2000
-    assert average_slowness(fine, 3, (10, 12))[0, 6] == pytest.approx(mean)
+    assert solved.shape == (10, 12) and solved.min() == 1500 and solved.max() == 3000  # no overshoot
+    # A wave of four coarse nodes, on both grids, and one of 1.25, which the coarse grid would show as one of five.
+    for length, left in ((4 * 3, 1.0), (1.25 * 3, 0.0)):
+        ripple = 1e-7 + 1e-8 * np.cos(2 * np.pi * np.arange(120) / length)
+        velocity = np.tile((1 / np.sqrt(ripple)).astype(np.float32), (9, 1))
+        found = 1 / effective_velocity(velocity, 3, (3, 40))[1, 6:-6].astype(np.float64) ** 2
+        np.testing.assert_allclose(found, 1e-7 + left * (ripple[::3][6:-6] - 1e-7), atol=4e-10)
+
+
+def test_the_boundary_repeats_the_edge_of_the_finer_model():
+    """On 5 m the last column of the challenge lies 4 m before its own: a dipping seabed must not be cut off there."""
+    survey = speed_and_structure(spacing=5, dt=1e-3)
+    assert solving_survey(survey).grid.shape == (253, 61) and survey.grid.shape == (252, 60)
+    assert solving_survey(speed_and_structure()).grid.shape == (1259, 300)
+    assert solving_survey(openfwi()).grid.shape == (70, 70)
+    depth, x = np.meshgrid(np.arange(1259), np.arange(300), indexing="ij")
+    dipping = np.where(depth > 200 + 0.5 * x, 3000, 1500).astype(np.float32)
+    solved, written = read_model(ArrayVelocities(dipping), 0, survey)
+    assert written.shape == (252, 60)
+    np.testing.assert_array_equal(written, dipping[::5, ::5])
+    for node, column in ((0, 0), (60, 299)):
+        expected = effective_velocity(np.repeat(dipping[:, column : column + 1], 300, axis=1), 5, (253, 61))[:, 0]
+        np.testing.assert_allclose(solved[:, node], expected, rtol=1e-6)
+    coarse, written = read_model(ArrayVelocities(written), 0, survey)
+    np.testing.assert_array_equal(coarse[:252, :60], written)
+    np.testing.assert_array_equal(coarse[:, 60], coarse[:, 59])
 
 
 def test_command_draws_random_models(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from scipy.special import hankel2
 
 from seisvel_jax.errors import UserError
-from seisvel_jax.simulation.ground import average_slowness
+from seisvel_jax.simulation.ground import effective_velocity
 from seisvel_jax.survey import Boundary, Grid, Survey, openfwi, ricker, speed_and_structure
 from seisvel_jax.wave import boundary, checks, sampling, stencil
 from seisvel_jax.wave import propagate as propagate_module
@@ -129,7 +129,7 @@ def test_devito_gathers_from_a_five_times_coarser_grid(shared_data):
     survey = speed_and_structure(spacing=5, dt=1e-3)
     samples = [np.load(shared_data / "challenge_like" / "compact" / f"sample_{n:03d}.npz") for n in (9, 18)]
     fine = np.stack([1000 * sample["vp"].T for sample in samples])
-    found = propagate(np.stack([average_slowness(v, 5, survey.grid.shape) for v in fine]), survey)
+    found = propagate(np.stack([effective_velocity(v, 5, survey.grid.shape) for v in fine]), survey)
     for gathers, sample in zip(np.asarray(found), samples, strict=True):
         assert relative(gathers, sample["gathers"]) < 3e-3  # no shift, no scaling
 
@@ -192,7 +192,7 @@ def test_coarse_devito_grid_is_the_same_experiment():
     depth = np.arange(220)[:, None] + np.zeros((1, 160))
     velocity = np.where(depth < 80, 1500, np.where(depth < 140, 2200, 3000)).astype(np.float32)
     expected = np.asarray(propagate(velocity[None], fine))[:, :, ::10]
-    found = propagate(average_slowness(velocity, 4, coarse.grid.shape)[None], coarse)
+    found = propagate(effective_velocity(velocity, 4, coarse.grid.shape)[None], coarse)
     assert relative(found, expected) < 1e-2
 
 

@@ -267,7 +267,9 @@ def read_info(folder: Path) -> PackInfo:
     path = folder / PACK_FILE
     if not path.exists() and not path.is_symlink():
         if (folder / UNFINISHED_FILE).exists():
-            raise UserError(f"{folder}: an unfinished pack: run the pack or simulate command again, it goes on where it stopped")
+            raise UserError(
+                f"{folder}: an unfinished pack: run the pack or simulate command again, it goes on where it stopped"
+            )
         raise UserError(
             f"{path}: missing beside the arrays of a pack: copy the pack again, or remove it and pack the data again"
         )

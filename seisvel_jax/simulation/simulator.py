@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seisvel_jax.simulation.ground import solving_survey
+
 if TYPE_CHECKING:
     from seisvel_jax.survey import Survey
 
@@ -21,19 +23,19 @@ def ceiling(fastest: float) -> float:
 
 
 class Simulator:
-    """`propagate` for up to `batch_size` samples of one time step and one boundary; each kind is compiled once."""
+    """`propagate` on `solving_survey` for up to `batch_size` samples; each time step and boundary is compiled once."""
 
     def __init__(self, survey: "Survey", batch_size: int):
         import jax
 
-        self._survey = survey
+        self._survey = solving_survey(survey)
         self._cpu = jax.default_backend() == "cpu"
         self.batch_size = min(batch_size, jax.local_device_count()) if self._cpu else batch_size
         """On a CPU one sample a core keeps all busy; more would only wait longer for their file."""
         self._plans: dict[tuple[float, float], Any] = {}
 
     def start(self, velocity: np.ndarray, limit: float, width: float) -> Any:
-        """Set `[batch, depth, x]` m/s going; `finish` waits for the result."""
+        """Set `[batch, depth, x]` m/s on the grid of `solving_survey` going; `finish` waits for the result."""
         from seisvel_jax.wave.plan import make_plan
         from seisvel_jax.wave.propagate import run_plan
 
