@@ -106,7 +106,9 @@ def tempered(samples: np.ndarray, temperature: float) -> np.ndarray:
 def fit_temperature(samples: np.ndarray, truth: np.ndarray) -> float:
     """The temperature, between 0.05 and 20, whose tempered samples have the least mean CRPS on these data.
 
-    Fit it on validation data and use it on others. 1 where there is a single sample or no spread.
+    Fit it on validation data and use it on others. 1 where there is a single sample or no spread. The CRPS is that of
+    the samples as they are, pairs of a sample with itself included: for Gaussians its optimum is where `spread` is the
+    error of the mean, at any number of samples.
     """
     samples, truth = _checked(samples, truth)
     if len(samples) < 2:
@@ -114,8 +116,8 @@ def fit_temperature(samples: np.ndarray, truth: np.ndarray) -> float:
     flat, true = samples.reshape(len(samples), -1), truth.reshape(-1)
     mean = flat.mean(0)
     away, error = flat - mean[None], true - mean
-    # crps = E|mean + T away - truth| - T c, convex in T.
-    pairs = (np.abs(away).mean(0) - crps(away, np.zeros_like(mean))).mean()
+    # crps = E|mean + T away - truth| - T c, convex in T, with c = 1/2 E|away - away'|.
+    pairs = (np.abs(away).mean(0) - crps(away, np.zeros_like(mean))).mean() * (len(flat) - 1) / len(flat)
     if pairs <= 0:
         return 1.0
 

@@ -2,7 +2,8 @@
 
 MAPE exactly as the Speed and Structure challenge scores it, MAE, RMSE, SSIM as OpenFWI defines it; per sample, by
 depth and over all. The table goes to stdout, everything to --json. A sample of the truth without a prediction is an
-error, as it is for the challenge's scorer.
+error, as it is for the challenge's scorer. Of a file of samples (diffusion, or an ensemble's members) the mean is
+scored, and their calibration: CRPS, coverage, ranks, error against spread.
 """
 
 import json
@@ -14,6 +15,7 @@ import numpy as np
 import tyro
 
 from seisvel_jax import metrics
+from seisvel_jax.calibration import Calibration, tempered
 from seisvel_jax.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class Evaluate:
     """Score predictions against the truth."""
 
     prediction: Path
-    """submission.npz, competition .csv, .npy (N,1,depth,x) m/s, or a folder of velocity models."""
+    """submission.npz, samples.npz, competition .csv, .npy (N,1,depth,x) m/s, or a folder of velocity models."""
     truth: Path
     """Folder of challenge samples, OpenFWI gathers or velocities, or one such file."""
     json: Path | None = None
@@ -60,6 +62,9 @@ class Evaluate:
     """Draw so many of the worst samples, and as many typical ones."""
     deviation: Path | None = None
     """Standard deviations written by predict --deviation, drawn on the sheets."""
+    temperature: float = 1.0
+    """Factor on the samples' distance to their mean: the one that was fitted on validation data ("temperature" in the
+    JSON of such an evaluation)."""
     baseline_from: Path | None = None
     """Training data: also score the best constant depth profile and the mean model hung from each water bottom."""
 
@@ -93,6 +98,7 @@ class Comparison:
 def evaluate(options: Evaluate) -> dict[str, Any]:
     """Score, print, write, draw; returns what is written as JSON."""
     from seisvel_jax.data.velocity_files import open_velocities
+    from seisvel_jax.inference.sample_files import SampleFile
     from seisvel_jax.logging import progress, say
 
     for path in (options.json, options.figures):
@@ -103,6 +109,10 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
     comparison = Comparison(prediction, truth, pairs, grid, dataset)
     baselines = _Baselines(options.baseline_from, grid) if options.baseline_from is not None else None
 
+    calibration = Calibration(len(pairs)) if isinstance(prediction, SampleFile) else None
+    if calibration is None and options.temperature != 1.0:
+        raise UserError(f"--temperature: {options.prediction} holds no samples, expected a file of sample or predict")
+
     rows: list[dict[str, Any]] = []
     by_depth: dict[str, list[np.ndarray]] = {"mape": [], "mae": []}
     curves: dict[str, list[np.ndarray]] = {"prediction": by_depth["mape"]}
@@ -112,6 +122,9 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
         row |= {measure: float(function(predicted, true)) for measure, function in MEASURES.items()}
         by_depth["mape"].append(metrics.mape_by_depth(predicted, true))
         by_depth["mae"].append(metrics.mae_by_depth(predicted, true))
+        if isinstance(prediction, SampleFile) and calibration is not None:
+            samples = tempered(prediction.samples(pairs[sample][1]), options.temperature)
+            row["crps"] = calibration.add(samples, true)
         if baselines is not None:
             row["baselines"] = {}
             for label, model in baselines.of(true):
@@ -128,6 +141,8 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
         scores["baselines"] = {label: float(np.mean([row["baselines"][label] for row in rows])) for label in labels}
     scores["by_depth"] = {measure: np.mean(values, axis=0).tolist() for measure, values in by_depth.items()}
     scores["by_depth"]["depth"] = [row * grid.spacing for row in range(len(scores["by_depth"]["mape"]))]
+    if calibration is not None:
+        scores["calibration"] = {"applied_temperature": options.temperature, **calibration.summary()}
     scores["samples"] = rows
 
     _print_table(scores)
@@ -136,17 +151,23 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
         say(f"{options.json}: scores")
     if options.figures is not None:
         _draw(options, comparison, rows, {name: np.mean(values, axis=0) for name, values in curves.items()})
+        if calibration is not None:
+            from seisvel_jax.plotting import draw_calibration
+
+            draw_calibration(options.figures / "calibration.png", scores["calibration"])
+            say(f"{options.figures / 'calibration.png'}: coverage, ranks, error against spread")
     return scores
 
 
 def open_prediction(path: Path) -> Models:
-    """A competition CSV, or whatever `open_velocities` reads."""
+    """A competition CSV, a file of samples, or whatever `open_velocities` reads."""
     from seisvel_jax.data.velocity_files import open_velocities
+    from seisvel_jax.inference.sample_files import SampleFile, holds_samples
     from seisvel_jax.inference.submission import CompetitionCSV
 
     if path.suffix == ".csv" and path.is_file():
         return CompetitionCSV(path)
-    return open_velocities(path)
+    return SampleFile(path) if holds_samples(path) else open_velocities(path)
 
 
 def match(prediction: Models, truth: Models) -> list[tuple[str, int, int]]:
@@ -241,6 +262,14 @@ def _print_table(scores: dict[str, Any]) -> None:
     print(_line("all", scores, width))
     for label, value in scores.get("baselines", {}).items():
         print(f"baseline: {label}: MAPE {100 * value:.3f} %")
+    if "calibration" in scores:
+        found = scores["calibration"]
+        covered = ", ".join(f"{100 * found['coverage'][level]:.1f}" for level in ("0.5", "0.9", "0.95"))
+        print(
+            f"{found['samples']} samples each: CRPS {found['crps']:.1f} m/s; intervals of 50, 90, 95 % cover "
+            f"{covered} %; spread {found['spread']:.1f}, RMSE of the mean {found['rmse_of_mean']:.1f} m/s; "
+            f"a temperature of {found['temperature']:.2f} would score best here"
+        )
     depths, mape = np.asarray(scores["by_depth"]["depth"]), np.asarray(scores["by_depth"]["mape"])
     print("MAPE by depth: ", end="")
     for part in np.array_split(np.arange(len(depths)), min(5, len(depths))):

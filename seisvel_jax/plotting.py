@@ -249,6 +249,29 @@ def draw_fit(
     _write(figure, path)
 
 
+def draw_calibration(path: Path, found: Mapping[str, Any]) -> None:
+    """Coverage of central intervals, ranks of the truth, and error against spread (`Calibration.summary`)."""
+    figure = _figure(13.0, 4.4, f"{found['samples']} samples a model, CRPS {found['crps']:.1f} m/s")
+    curve, ranks, error = figure.subplots(1, 3)
+    levels = [0.0, *(float(level) for level in found["coverage"]), 1.0]
+    curve.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+    curve.plot(levels, [0.0, *found["coverage"].values(), 1.0], marker="o")
+    curve.set_xlabel("probability of the central interval")
+    curve.set_ylabel("share of the truth inside")
+    shares = np.asarray(found["rank_histogram"])
+    ranks.bar(np.arange(len(shares)), shares * len(shares), width=1.0)
+    ranks.axhline(1.0, color="0.3", linewidth=1)
+    ranks.set_xlabel("rank of the truth among the samples")
+    ranks.set_ylabel("frequency (calibrated = 1)")
+    spread, rmse = np.asarray(found["spread_bins"]), np.asarray(found["rmse_bins"])
+    longest = float(max(spread.max(), rmse.max(), 1e-6))
+    error.plot([0, longest], [0, longest], color="0.6", linewidth=1)
+    error.plot(spread, rmse, marker="o")
+    error.set_xlabel("spread of the samples (m/s)")
+    error.set_ylabel("RMSE of their mean (m/s)")
+    _write(figure, path)
+
+
 def gather_panel(axes: Axes, gather: np.ndarray, survey: Survey, source: int, *, clip: float | None = None) -> Any:
     """One shot gather `[time, receiver]` into `axes`: time in s downwards, receiver x in m; the shot as a star."""
     gather = np.asarray(gather)

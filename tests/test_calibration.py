@@ -14,7 +14,15 @@ from seisvel_jax.calibration import (
     spread,
     tempered,
 )
+from seisvel_jax.data.velocity_files import open_velocities
+from seisvel_jax.data.writers import write_challenge_sample, write_survey
 from seisvel_jax.errors import UserError
+from seisvel_jax.evaluate import Evaluate, evaluate
+from seisvel_jax.inference import pretrained
+from seisvel_jax.inference.predictor import Ensemble, Predictor
+from seisvel_jax.inference.sample_files import SampleFile
+from seisvel_jax.predict import Predict, predict
+from seisvel_jax.survey import speed_and_structure
 
 
 def draws(count: int, cells: int = 40_000, *, width: float = 1.0, bias: float = 0.0, seed: int = 0):
@@ -78,12 +86,15 @@ def test_error_follows_spread_in_every_bin():
 def test_temperature_undoes_a_wrong_spread(width):
     samples, truth, *_ = draws(50, width=width, cells=20_000)
     temperature = fit_temperature(samples, truth)
-    # About the samples' mean, which is itself off by width / sqrt(50) deviations.
-    assert temperature == pytest.approx(np.sqrt(1 + width**2 / 50) / width, rel=0.04)
+    # The mean of the samples is itself off by width / sqrt(50) deviations.
+    assert temperature == pytest.approx(np.sqrt(1 + width**2 / 50) / (width * np.sqrt(1 + 1 / 50)), rel=0.02)
+    assert spread(tempered(samples, temperature)).mean() == pytest.approx(
+        np.sqrt(np.pi / 2) * np.abs(samples.mean(0) - truth).mean(), rel=0.03
+    )
     better = tempered(samples, temperature)
     np.testing.assert_allclose(better.mean(0), samples.mean(0))
     assert coverage(rank_histogram(better, truth), 0.9) == pytest.approx(0.9, abs=0.015)
-    assert crps(better, truth).mean() <= crps(samples, truth).mean() + 1e-9
+    assert crps(better, truth).mean() <= crps(samples, truth).mean() * 1.001
 
 
 def test_summary_of_models_is_that_of_all_their_cells():
@@ -104,3 +115,36 @@ def test_wrong_shapes_are_named():
         crps(np.zeros((3, 4)), np.zeros(5))
     with pytest.raises(UserError, match="temperature 0"):
         tempered(np.zeros((3, 4)), 0.0)
+
+
+def test_an_ensemble_s_members_are_written_and_judged(tmp_path, monkeypatch):
+    """predict --members, then evaluate: the members as they are, samples as `sample` writes them."""
+    survey = speed_and_structure(spacing=20.0, dt=0.01)
+    rng = np.random.default_rng(0)
+    truths = {}
+    for name in ("first", "second"):
+        truths[name] = rng.uniform(1500, 4500, survey.grid.shape).astype(np.float32)
+        gathers = rng.normal(size=survey.gather_shape).astype(np.float32)
+        write_challenge_sample(tmp_path / "data", name, gathers, truths[name])
+    write_survey(tmp_path / "data", survey)
+
+    def answer(gathers, survey):
+        rise = np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1)
+        return np.broadcast_to(3000 + 100 * rise + gathers[:, 0, 0, 0].reshape(-1, 1, 1), (4, 2, *survey.grid.shape))
+
+    members = tuple(f"net/{index}" for index in range(4))
+    ensemble = Ensemble(answer, survey, np.asarray([1.0, 0, 0, 0]), {}, members, "fake")
+    monkeypatch.setattr(pretrained, "load", lambda paths: Predictor([ensemble]))
+    output, told = tmp_path / "velocity.npz", tmp_path / "members.npz"
+    predict(Predict((tmp_path,), tmp_path / "data", output, members=told, batch_size=2))
+    samples, velocity = SampleFile(told), open_velocities(output)
+    assert samples.names == ("first", "second") and samples.samples(1).shape == (4, *survey.grid.shape)
+    for index in range(2):
+        np.testing.assert_allclose(samples.samples(index)[0], velocity.velocity(index), rtol=1e-6)
+        np.testing.assert_allclose(np.diff(samples.samples(index), axis=0), 100, rtol=1e-4)
+    found = evaluate(Evaluate(told, tmp_path / "data"))["calibration"]
+    assert found["samples"] == 4
+    expected = np.mean([crps(samples.samples(i), truths[name]).mean() for i, name in enumerate(truths)])
+    assert found["crps"] == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(UserError, match=r"an \.npz of its own"):
+        predict(Predict((tmp_path,), tmp_path / "data", output, members=output))

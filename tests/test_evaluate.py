@@ -10,6 +10,7 @@ from seisvel_jax import metrics
 from seisvel_jax.data.writers import write_challenge_sample, write_openfwi, write_survey
 from seisvel_jax.errors import UserError
 from seisvel_jax.evaluate import Evaluate, evaluate
+from seisvel_jax.inference.sample_files import write_samples
 from seisvel_jax.inference.submission import CompetitionCSV, write_predictions
 from seisvel_jax.survey import openfwi, speed_and_structure
 
@@ -166,3 +167,36 @@ def test_the_genuine_openfwi_pair(shared_data, tmp_path):
     assert scores["mae"] == pytest.approx(1500 * expected["mae"], rel=1e-5)
     assert scores["rmse"] == pytest.approx(1500 * expected["rmse"], rel=1e-5)
     assert scores["ssim"] == pytest.approx(expected["ssim"], abs=1e-5)
+
+
+def test_samples_are_scored_by_their_mean_and_their_calibration(truth, tmp_path, capsys):
+    rng = np.random.default_rng(3)
+    # One draw moves a whole model: truth and samples alike, about a guess; the samples twice as wide as they should be.
+    guesses = {name: earth(i) + 300 * rng.normal(size=SURVEY.grid.shape) for i, name in enumerate(IDS)}
+    samples = {name: guess + 600 * rng.normal(size=(24, *SURVEY.grid.shape)) for name, guess in guesses.items()}
+    path = tmp_path / "samples.npz"
+    write_samples(path, ((name, {"samples": values, "mean": values.mean(0)}) for name, values in samples.items()))
+    scores = evaluate(Evaluate(path, truth, json=tmp_path / "scores.json", figures=tmp_path / "figures", worst=1))
+    true = {name: earth(i) for i, name in enumerate(IDS)}
+    errors = [metrics.mae(samples[name].mean(0).astype(np.float32), true[name]) for name in IDS]
+    assert scores["mae"] == pytest.approx(np.mean(errors), rel=1e-5)
+    found = scores["calibration"]
+    assert found["samples"] == 24 and found["coverage"]["0.9"] > 0.97
+    assert found["temperature"] == pytest.approx(0.53, abs=0.03)
+    assert found["crps"] == pytest.approx(np.mean([row["crps"] for row in scores["samples"]]))
+    assert (tmp_path / "figures" / "calibration.png").stat().st_size > 10_000
+    assert "24 samples each: CRPS" in capsys.readouterr().out
+    cooler = evaluate(Evaluate(path, truth, temperature=found["temperature"]))["calibration"]
+    assert cooler["crps"] < found["crps"] and cooler["coverage"]["0.9"] == pytest.approx(0.9, abs=0.03)
+
+
+def test_samples_that_are_none(truth, tmp_path):
+    path = submission(tmp_path / "submission.npz", {name: earth(i) for i, name in enumerate(IDS)})
+    with pytest.raises(UserError, match="holds no samples"):
+        evaluate(Evaluate(path, truth, temperature=2.0))
+    write_samples(tmp_path / "bad.npz", ((name, {"samples": np.full((2, 3, 3), np.nan)}) for name in IDS))
+    with pytest.raises(UserError, match="not finite"):
+        evaluate(Evaluate(tmp_path / "bad.npz", truth))
+    write_samples(tmp_path / "flat.npz", ((name, {"samples": np.zeros((3, 3))}) for name in IDS))
+    with pytest.raises(UserError, match=r"\(sample, depth, x\)"):
+        evaluate(Evaluate(tmp_path / "flat.npz", truth))

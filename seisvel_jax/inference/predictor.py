@@ -135,17 +135,20 @@ class Predictor:
         *,
         batch_size: int,
         deviation: bool = True,
+        members: bool = False,
         other_survey: bool = False,
         names: Sequence[str] = (),
     ) -> dict[str, np.ndarray]:
         """`velocity` and, where asked, `deviation`, each `[batch, depth, x]` float32 m/s on the grid of `survey`.
+
+        Where asked also `members` `[batch, member, depth, x]`: what each says, before weights and post-processing.
 
         The deviation is the weighted standard deviation between the members, before post-processing; 0 for a single
         member. Exactly `batch_size` samples go through a network at a time, a smaller batch being filled up, so that
         equal sizes mean equal programs. `names` of the samples appear in messages.
         """
         task = self._task(gathers, None, survey, None, other_survey=other_survey, names=names)
-        return self._fields(task, options, batch_size, deviation=deviation)
+        return self._fields(task, options, batch_size, deviation=deviation, members=members)
 
     def predict_members(
         self,
@@ -258,15 +261,21 @@ class Predictor:
         self.check_experiment(survey, other_survey=other_survey)
         return _Task(batch, survey, grid or survey.grid, names)
 
-    def _fields(self, task: "_Task", options: Options, batch_size: int, *, deviation: bool) -> dict[str, np.ndarray]:
+    def _fields(
+        self, task: "_Task", options: Options, batch_size: int, *, deviation: bool, members: bool = False
+    ) -> dict[str, np.ndarray]:
         fields = ("velocity", "deviation") if deviation else ("velocity",)
         found = {field: np.empty((len(task.gathers), *task.grid.shape), np.float32) for field in fields}
+        if members:
+            found["members"] = np.empty((len(task.gathers), len(self.weights), *task.grid.shape), np.float32)
         for some in chunks(len(task.gathers), batch_size):
             rows = slice(some.start, some.stop)
             answers = self._members(task.rows(some), options, batch_size)
             found["velocity"][rows] = self._combined(answers, task, options)
             if deviation:
                 found["deviation"][rows] = self._deviation(answers, task, options)
+            if members:
+                found["members"][rows] = self._gridded(answers, task).swapaxes(0, 1)
         bad = np.flatnonzero(~np.isfinite(found["velocity"]).all((1, 2)))
         if bad.size:
             raise UserError(
