@@ -1,7 +1,7 @@
 """Full-waveform inversion of a batch of models: from a start, the velocity whose gathers are the observed ones."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ from seisvel_jax.inversion.objective import (
     response_of,
 )
 from seisvel_jax.inversion.parameters import Space, from_velocity, make_space, slope, to_velocity
+from seisvel_jax.inversion.tie import tie
 from seisvel_jax.survey import Survey
 from seisvel_jax.wave import checks
 from seisvel_jax.wave.scheme import Scheme, scheme_of
@@ -153,9 +154,12 @@ def invert(
         exponent=config.precondition,
         smooth=config.smooth,
     )
-    search = _Search(objective, space, survey, config, prior=prior, prior_weight=prior_weight, proximal=proximal)
+    search = _Search(
+        objective, space, survey, config, known=water, prior=prior, prior_weight=prior_weight, proximal=proximal
+    )
     state = search.begin(start) if state is None else state
-    stages = stages_of(config, config.iterations)
+    kept = min(config.tie_iterations, config.iterations - 1) if config.tie != "none" else 0
+    stages = stages_of(config, config.iterations - kept)
     while state.stage < len(stages):
         stage = stages[state.stage]
         while state.stage_evaluations < stage.evaluations:
@@ -169,6 +173,9 @@ def invert(
             if config.stop_change > 0 and state.quiet >= config.patience:
                 break
         search.next_stage(state)
+    if kept and state.stage == len(stages):
+        state.stage += 1
+        search.tie(state, kept, on_step)
     return _result(state)
 
 
@@ -194,12 +201,13 @@ class _Search:
         survey: Survey,
         config: InversionConfig,
         *,
+        known: Array | None,
         prior: LearnedPrior | None,
         prior_weight: float,
         proximal: Callable[[Array], Array] | None,
     ) -> None:
         self.objective, self.space, self.survey, self.config = objective, space, survey, config
-        self.prior, self.prior_weight, self.proximal = prior, prior_weight, proximal
+        self.known, self.prior, self.prior_weight, self.proximal = known, prior, prior_weight, proximal
         slowest = jnp.full((1, 1, 1), config.bounds[0], objective.plan.dtype)
         self.unit = jnp.abs(1 / slope(slowest, config.parameter))[0, 0, 0]  # of the parameter, a m/s
 
@@ -212,28 +220,37 @@ class _Search:
         return State(optimizer, start, nothing, nothing, nothing)
 
     def advance(self, state: State, stage: Stage, last_weight: float) -> None:
-        """One evaluation."""
+        """One evaluation, and where to look next."""
         config = self.config
-        velocity = to_velocity(state.optimizer.trial, config.parameter)
         whole = not 0 < config.shots_per_step < self.objective.plan.shot_count
         whole = whole or state.evaluations % ALL_SHOTS_EVERY == 0 or state.evaluations + 1 == config.iterations
         objective = self.objective if whole else self.objective.shots(self._shots(state.evaluations))
-        dtype = objective.plan.dtype
-        response = response_of(objective, stage.frequency, self.survey)
-        values = evaluate(objective, velocity, response, jnp.asarray(stage.weight, dtype))
-        learned = jnp.zeros_like(values.misfit)
-        if self.prior is not None:
-            value, gradient = self.prior(velocity)
-            learned = jnp.asarray(self.prior_weight, dtype) * value
-            values = values._replace(
-                objective=values.objective + learned,
-                gradient=values.gradient + jnp.asarray(self.prior_weight, dtype) * gradient,
-            )
+        velocity = to_velocity(state.optimizer.trial, config.parameter)
+        values, learned = self.look(velocity, objective, stage)
         if state.evaluations == 0:
             self._first(state, velocity, values)
         if whole:
+            dtype = objective.plan.dtype
             self._keep_best(state, velocity, values, learned + jnp.asarray(last_weight, dtype) * values.prior)
-        self._record(state, stage, values)
+        self.record(state, stage, values)
+        self._step(state, velocity, values)
+
+    def look(self, velocity: Array, objective: Objective, stage: Stage) -> tuple[Values, jax.Array]:
+        """Values at a velocity, those of a learned prior, times its weight, among them and once more `[batch]`."""
+        dtype = objective.plan.dtype
+        response = response_of(objective, stage.frequency, self.survey)
+        values = evaluate(objective, jnp.asarray(velocity), response, jnp.asarray(stage.weight, dtype))
+        if self.prior is None:
+            return values, jnp.zeros_like(values.misfit)
+        weight = jnp.asarray(self.prior_weight, dtype)
+        value, gradient = self.prior(jnp.asarray(velocity))
+        learned = weight * value
+        return values._replace(
+            objective=values.objective + learned, gradient=values.gradient + weight * gradient
+        ), learned
+
+    def _step(self, state: State, velocity: jax.Array, values: Values) -> None:
+        config, dtype = self.config, self.objective.plan.dtype
         gradient = values.gradient * slope(velocity, config.parameter)
         if config.optimizer == "adam":
             turned = 0.55 + 0.45 * np.cos(np.pi * state.evaluations / config.iterations)
@@ -255,6 +272,27 @@ class _Search:
         if self.config.optimizer == "lbfgs":
             state.optimizer = lbfgs.renew(state.optimizer, state.optimizer.point)
 
+    def tie(self, state: State, evaluations: int, on_step: Callable[[Step], bool | None] | None) -> None:
+        """Regions of one value, and whole numbers, where they lower the misfit."""
+        stage = Stage(np.inf, 0.0, evaluations)
+        objective = replace(self.objective, prior=None)
+
+        def look(velocity: jax.Array) -> tuple[jax.Array, jax.Array]:
+            response = response_of(objective, np.inf, self.survey)
+            values = evaluate(objective, velocity, response, jnp.zeros((), objective.plan.dtype))
+            better = values.misfit < state.misfit_after
+            state.misfit_after = jnp.where(better, values.misfit, state.misfit_after)
+            state.best = jnp.where(better[:, None, None], velocity, state.best)
+            state.evaluations += 1
+            self.record(state, stage, values)
+            if on_step is not None:
+                on_step(Step(state.evaluations, state.best, np.asarray(state.misfit_after), state))
+            return values.misfit, values.gradient
+
+        space = make_space(state.best, "velocity", self.config.bounds, known=self.known)
+        whole = self.config.tie == "integers"
+        tie(look, lambda: np.asarray(state.best), space, evaluations=evaluations, whole=whole)
+
     def _shots(self, evaluation: int) -> jax.Array:
         draw = np.random.default_rng((self.config.seed, evaluation))
         count = self.objective.plan.shot_count
@@ -274,7 +312,7 @@ class _Search:
         state.misfit_after = jnp.where(better, values.misfit, state.misfit_after)
         state.best = jnp.where(better[:, None, None], velocity, state.best)
 
-    def _record(self, state: State, stage: Stage, values: Values) -> None:
+    def record(self, state: State, stage: Stage, values: Values) -> None:
         batch = np.shape(values.misfit)
         for name, value in (
             ("objective", values.objective),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from seisvel_jax.inversion.config import Misfit
@@ -67,7 +68,7 @@ def wasserstein(predicted: Array, observed: Array, mask: Array) -> Array:
     """
     count = observed.shape[-2]
     top = jnp.max(jnp.abs(mask * observed), -2, keepdims=True) + SMALL
-    times = ((jnp.arange(count) + 0.5) / count).astype(predicted.dtype)
+    times = jnp.asarray((np.arange(count) + 0.5) / count, predicted.dtype)
 
     def density(gathers: Array) -> Array:
         positive = jax.nn.softplus(3 * mask * gathers / top)
@@ -96,13 +97,13 @@ def low_pass(gathers: Array, response: Array) -> Array:
     """Gathers filtered along time by a real response `[nt + 1]` (`low_pass_response`)."""
     count = gathers.shape[-2]
     spectrum = jnp.fft.rfft(gathers, 2 * count, axis=-2)
-    response = response.reshape((1,) * (gathers.ndim - 2) + (-1, 1)).astype(gathers.dtype)
+    response = response.reshape((1,) * (gathers.ndim - 2) + (-1, 1)).astype(spectrum.dtype)
     return jnp.fft.irfft(spectrum * response, 2 * count, axis=-2)[..., :count, :]
 
 
-def low_pass_response(corner: float, nt: int, dt: float) -> Array:
+def low_pass_response(corner: float, nt: int, dt: float) -> np.ndarray:
     """`1 / (1 + (f / corner)^8)` `[nt + 1]`: Butterworth's fourth order forwards and back, no phase. inf: ones."""
-    frequencies = jnp.linspace(0.0, 0.5 / dt, nt + 1)
+    frequencies = np.linspace(0.0, 0.5 / dt, nt + 1)
     return 1 / (1 + (frequencies / corner) ** 8)
 
 

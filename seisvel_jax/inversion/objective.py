@@ -28,7 +28,7 @@ class Values(NamedTuple):
     """Of one evaluation; all `[batch]` but the gradient."""
 
     objective: Array
-    """Misfit in this stage's band plus weight times prior."""
+    """Misfit in this stage's band, relative to the energy observed there, plus weight times prior."""
     misfit: Array
     """Of all frequencies."""
     prior: Array
@@ -114,7 +114,7 @@ def make_objective(
         mask = mask * row[None, None, :, None]
     live = jnp.broadcast_to(mask, observed.shape).sum((1, 2, 3), keepdims=True)
     energy = (mask * observed**2).sum((1, 2, 3), keepdims=True)
-    scale = jnp.sqrt(energy / jnp.maximum(live, 1)) + jnp.finfo(plan.dtype).tiny
+    scale = jnp.where(energy > 0, jnp.sqrt(energy / jnp.maximum(live, 1)), 1)
     return Objective(
         observed / scale,
         mask,
@@ -139,9 +139,10 @@ def evaluate(objective: Objective, velocity: Array, response: Array, weight: Arr
         whole = objective.reduce(objective.compare(predicted, observed))
         band = whole
         if objective.filtered:
-            band = objective.reduce(
-                objective.compare(low_pass(predicted, response), low_pass(jnp.asarray(observed), response))
-            )
+            heard, said = low_pass(observed, response), low_pass(predicted, response)
+            energy = objective.reduce(objective.mask * heard**2)[:, None, None, None]
+            unit = jax.lax.rsqrt(energy + jnp.finfo(energy.dtype).tiny)  # else low bands would count next to nothing
+            band = objective.reduce(objective.compare(unit * said, unit * heard))
         prior = jnp.zeros_like(whole) if objective.prior is None else objective.prior(velocity)
         each = band + weight * prior
         return each.sum(), (each, whole, prior)  # the models do not know of each other

@@ -34,7 +34,9 @@ def slope(velocity: Array, parameter: Parameter) -> Array:
     return jnp.asarray(velocity) if parameter == "log" else jnp.full_like(velocity, 1000)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["low", "high", "weight", "depth", "x"], meta_fields=[])
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["low", "high", "weight", "depth", "x", "regions"], meta_fields=[]
+)
 @dataclass(frozen=True)
 class Space:
     """Where the parameters may lie, and what makes a gradient a direction: `W S W`, symmetric and positive."""
@@ -47,6 +49,8 @@ class Space:
     depth: Array
     """Smoothing along depth `[depth, depth]` and x: S is their product."""
     x: Array
+    regions: Array | None = None
+    """`[batch, depth, x]` labels, each below the number of cells: all steps are constant in each region."""
 
     def clip(self, value: Array) -> Array:
         """The nearest allowed parameters."""
@@ -58,9 +62,19 @@ class Space:
         return jnp.where(held | (self.low >= self.high), 0, 1).astype(value.dtype)
 
     def precondition(self, gradient: Array) -> Array:
-        """`W S W gradient`."""
+        """`W S W gradient`, or the mean of each region."""
+        if self.regions is not None:
+            return jax.vmap(_region_means)(gradient, self.regions)
         smoothed = jnp.einsum("zi,bij,jx->bzx", self.depth, self.weight * gradient, self.x, precision="highest")
         return self.weight * smoothed
+
+
+def _region_means(values: Array, regions: Array) -> Array:
+    """`[depth, x]`: the orthogonal projection onto what is constant in each region."""
+    flat = regions.ravel()
+    total = jax.ops.segment_sum(values.ravel(), flat, num_segments=values.size)
+    count = jax.ops.segment_sum(jnp.ones_like(values).ravel(), flat, num_segments=values.size)
+    return (total / jnp.maximum(count, 1))[regions]
 
 
 def smoothing(count: int, sigma: float) -> np.ndarray:

@@ -62,7 +62,7 @@ def gaussian(velocity: Array, reference: Array, factors: tuple[Array, ...]) -> A
     """Half the mean over cells of `d C^-1 d`, d the distance to the reference: -log of the process' density a cell."""
     depth, x, inverse = (jnp.asarray(f, velocity.dtype) for f in factors)
     spectrum = jnp.einsum("zi,bzx,xj->bij", depth, velocity - reference, x, precision="highest")
-    return 0.5 * jnp.mean(spectrum**2 * inverse, axis=(-2, -1))
+    return 0.5 * jnp.mean(spectrum**2 * inverse[None], axis=(-2, -1))
 
 
 def make_prior(config: InversionConfig, reference: Array) -> Callable[[Array], jax.Array] | None:

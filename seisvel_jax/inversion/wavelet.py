@@ -28,7 +28,7 @@ def filter_spectrum(predicted: Array, observed: Array, mask: Array) -> Array:
     p, o = _spectra(mask * predicted), _spectra(mask * observed)
     energy = jnp.sum(jnp.abs(p) ** 2, (1, 3))
     level = WATER_LEVEL * energy.max(-1, keepdims=True) + jnp.finfo(energy.dtype).tiny
-    return jnp.sum(jnp.conj(p) * o, (1, 3)) / (energy + level)
+    return jnp.sum(jnp.conj(p) * o, (1, 3)) / (energy + level).astype(p.dtype)
 
 
 def apply_filter(gathers: Array, spectrum: Array) -> Array:
