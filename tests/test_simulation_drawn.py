@@ -206,6 +206,32 @@ def test_families_take_turns_and_do_not_depend_on_the_count(tmp_path):
         RandomVelocities(survey, 1, 0, ("flatvel-c",))
 
 
+def test_new_models_out_of_the_users_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(simulator, "use_all_cores", lambda: None)
+    (tmp_path / "tiny.json").write_text(json.dumps(tiny_survey().to_dict()))
+    velocity = random_velocity(3)
+    velocity[:, :3] = 1500
+    np.save(tmp_path / "mine.npy", velocity[:, None])
+    options = Simulate(
+        str(tmp_path / "tiny.json"), tmp_path / "set", models=tmp_path / "mine.npy", augment=True, count=6
+    )
+    assert simulate(options) == 0
+    found = open_dataset(tmp_path / "set")
+    models = [found.velocity(i) for i in range(6)]
+    assert len({model.tobytes() for model in models}) == 6
+    for model in models:
+        assert (model[0] == 1500).all() and model.min() >= 1500 and (np.abs(model - np.round(model)) < 1e-3).all()
+    rows = (tmp_path / "set" / "samples.csv").read_text().splitlines()
+    assert rows[0] == "index,name,parents" and all(len(set(row.split(",")[2].split())) == 2 for row in rows[1:])
+    simulate(dataclasses.replace(options, output=tmp_path / "more", count=7))
+    more = open_dataset(tmp_path / "more")
+    assert all((more.velocity(i) == models[i]).all() for i in range(6))
+    for change in ({"augment": False, "family": ("style-a",)}, {"count": None}, {"models": None}):
+        with pytest.raises(UserError, match=r"--family|--count|--augment"):
+            simulate(dataclasses.replace(options, output=tmp_path / "bad", **change))
+    assert not (tmp_path / "bad").exists()
+
+
 # ---- larger models ----
 
 

@@ -10,6 +10,8 @@ from seisvel_jax.data.noise import draws
 if TYPE_CHECKING:
     from seisvel_jax.survey import Survey
 
+KEPT = (1500.0, 4500.0)
+"""m/s of the challenge's water and salt."""
 BLOCK = 32
 """Models drawn together where there is an accelerator: one at a time would leave it waiting for its host."""
 
@@ -100,7 +102,8 @@ def default_family(survey: "Survey") -> str:
 class AugmentedVelocities:
     """New models out of the user's own: two of them, drawn by (seed, index), warped, blended, mirrored and scaled.
 
-    `earth.combine.augment` says what is done. The seeds are taken to the survey's grid first.
+    `earth.combine.augment` says what is done. The user's are taken to the survey's grid first. Where the challenge's
+    boundary is imitated water (1500 m/s) and salt (4500 m/s) stay what they are; whole m/s give whole m/s.
     """
 
     def __init__(self, seeds: Velocities, survey: "Survey", count: int, seed: int):
@@ -110,9 +113,12 @@ class AugmentedVelocities:
 
         self.seeds, self._survey, self._seed = seeds, survey, seed
         key = jax.random.key(seed)
-        self._augment = jax.jit(
-            lambda index, one, other: augment(jax.random.fold_in(key, index), one, other, survey.grid)
-        )
+        keep = KEPT if survey.boundary.kind == "devito" else ()
+
+        def new(index: jax.Array, one: jax.Array, other: jax.Array, whole: bool) -> jax.Array:
+            return augment(jax.random.fold_in(key, index), one, other, survey.grid, keep=keep, whole=whole)
+
+        self._new = jax.jit(new, static_argnums=3)
         self.names = tuple(f"augmented-{seed}_{i:06d}" for i in range(count))
 
     def parents(self, index: int) -> tuple[int, int]:
@@ -127,4 +133,5 @@ class AugmentedVelocities:
         from seisvel_jax.simulation.ground import read_model
 
         one, other = (read_model(self.seeds, parent, self._survey)[1] for parent in self.parents(index))
-        return np.asarray(self._augment(np.uint32(index), one, other))
+        whole = bool((one == np.round(one)).all() and (other == np.round(other)).all())
+        return np.asarray(self._new(np.uint32(index), one, other, whole))
