@@ -3,11 +3,16 @@
 from functools import lru_cache, partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from seisvel_jax.earth import openfwi as openfwi_earth
 from seisvel_jax.earth import speed_and_structure as challenge_earth
+from seisvel_jax.earth.combine import augment, blend, scale, warp
+from seisvel_jax.earth.families import FAMILIES, random_model
+from seisvel_jax.earth.faults import random_slip
+from seisvel_jax.errors import UserError
 from seisvel_jax.survey import Grid, openfwi, speed_and_structure
 
 GRID = speed_and_structure(spacing=5).grid
@@ -78,14 +83,123 @@ def test_a_key_is_one_earth_on_any_grid():
     np.testing.assert_array_equal(draw(4), coarse)
 
 
-def test_openfwi_models_are_layers_of_whole_velocities():
-    models = draw(64, openfwi().grid, room=openfwi_earth)
-    assert models.shape == (64, 70, 70) and (models == np.rint(models)).all()
+def test_channels_faults_and_unconformities_are_there():
+    """Beds end against faults, channels and unconformities: where nothing did, a layer could be followed throughout."""
+    depth, x = jnp.arange(1260.0)[:, None], jnp.arange(300.0)
+    draw_slip = jax.jit(jax.vmap(lambda key: random_slip(key, depth, x[None], deepest=jnp.asarray(200.0), width=300.0)))
+    slip = np.asarray(draw_slip(jax.random.split(jax.random.key(0), 200)))
+    assert slip.min() >= 0 and 20 < slip.max() < 80  # normal faults only move rock down; several throws add up
+    assert (slip[:, :200] < 0.5).all()  # the seabed is whole
+    jumps = np.abs(np.diff(slip, axis=2)).max(1)  # metres by which neighbouring columns are offset
+    share = (jumps.max(1) > 3).mean()
+    assert 0.2 < share < 0.8
+    # Drag: beside the largest jump the beds bend towards it on both sides.
+    model, column = np.unravel_index(jumps[:, 20:-20].argmax(), jumps[:, 20:-20].shape)
+    row = np.abs(np.diff(slip[model], axis=1))[:, column + 20].argmax()
+    beside = slip[model, row, column : column + 41]
+    low, high = (beside[:20], beside[21:][::-1]) if beside[0] < beside[-1] else (beside[21:][::-1], beside[:20])
+    assert low[-1] > low[0] + 0.5 and high[-1] < high[5]
+
+
+RULES = openfwi_earth.RULES
+
+
+@lru_cache
+def family(name):
+    grid = openfwi().grid
+    return np.asarray(
+        jax.jit(jax.vmap(lambda key: random_model(name, key, grid)))(jax.random.split(jax.random.key(7), 1000))
+    )
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rules_of_the_layered_families_hold_in_1000_draws(name):
+    rule, models = RULES[name], family(name)
+    assert models.shape == (1000, 70, 70) and (models == np.rint(models)).all()
     assert models.min() >= 1500 and models.max() <= 4500
     counts = np.asarray([len(np.unique(model)) for model in models])
-    assert counts.min() >= 2 and counts.max() <= 8 and 4 <= counts.mean() <= 7
-    steps = np.diff(models, axis=1)
+    blocks = 1 + (rule.faults[1] > 1)
+    assert counts.min() >= rule.counts[0] and counts.max() <= blocks * rule.counts[-1]
+    if blocks == 1:
+        found = [(counts == count).mean() for count in rule.counts]
+        np.testing.assert_allclose(found, np.asarray(rule.weights) / sum(rule.weights), atol=0.06)
+    else:
+        assert np.isin(counts, np.asarray(rule.counts) * 2).mean() > 0.7  # two blocks, as in the genuine maps
     flat = (models == models[:, :, :1]).all((1, 2))
-    assert 0.02 < flat.mean() < 0.5  # some models are flat and unfaulted, most are not
-    rising = (steps[flat] >= 0).all((1, 2))
-    assert rising.any() and not rising.all()
+    rising = (np.diff(models, axis=1) >= 0).all((1, 2))
+    changes = (np.diff(models, axis=2) != 0).sum(2).max(1)  # the most along any row
+    if rule.faults == (0, 0):
+        assert flat.all() if not rule.curved else not flat.any()
+        assert rising.all() if rule.rising else rising.mean() < 0.1
+    elif not rule.curved:
+        assert (changes == 1).all() if rule.faults[1] == 1 else (changes > 1).mean() > 0.9
+
+
+def test_maps_of_curvefault_b_are_like_the_genuine_ones(shared_data):
+    genuine = np.load(shared_data / "openfwi" / "curvefault_b_maps_0to4_vel.npy")[:, 0]
+    models = family("curvefault-b")
+    for statistic in (
+        lambda m: m.mean((1, 2)),
+        lambda m: m.std((1, 2)),
+        lambda m: (np.diff(m, axis=1) > 0).sum(1).mean(1),  # steps up a column
+        lambda m: (np.diff(m, axis=1) < 0).sum(1).mean(1),  # and down: faults
+        lambda m: (np.diff(m, axis=2) != 0).sum(2).mean(1),  # changes a row
+    ):
+        lowest, highest = np.percentile(statistic(models), [1, 99])
+        assert lowest <= statistic(genuine).min() and statistic(genuine).max() <= highest
+
+
+@pytest.mark.parametrize(("name", "length", "deviation"), [("style-a", 32.0, 183.0), ("style-b", 7.0, 168.0)])
+def test_style_models_are_smooth_fields_over_a_gradient(name, length, deviation):
+    models = family(name)
+    assert models.min() >= 1500 and models.max() <= 4500 and (models != np.rint(models)).mean() > 0.9
+    growth = (models[:, -1] - models[:, 0]).mean(1)
+    assert 250 < growth.mean() < 950
+    # The structure function of a stationary field, E (v(x) - v(x + h))^2 = 2 s^2 (1 - exp(-h^2 / (2 l^2))).
+    for lag in (4, 16):
+        found = ((models[:, :, lag:] - models[:, :, :-lag]) ** 2).mean()
+        expected = 2 * deviation**2 * (1 - np.exp(-(lag**2) / (2 * length**2)))
+        if name == "style-a" or lag == 16:
+            np.testing.assert_allclose(found, expected, rtol=0.15)
+
+
+def test_unknown_families_are_refused():
+    with pytest.raises(UserError, match="speed-and-structure"):
+        random_model("flatvel", jax.random.key(0), GRID)
+    assert len(FAMILIES) == 11
+
+
+def test_combinations_keep_water_salt_and_whole_numbers(models):
+    keys = jax.random.split(jax.random.key(1), 64)
+    change = jax.jit(
+        jax.vmap(lambda key, a, b: augment(key, a, b, GRID, keep=(1500.0, 4500.0))),
+    )
+    first, other = models[:64], models[64:128]
+    found = np.asarray(change(keys, first, other))
+    np.testing.assert_array_equal(found, change(keys, first, other))
+    assert found.min() == 1500 and found.max() <= 4500
+    assert 0.85 < (found != first).any((1, 2)).mean() < 1
+    water = found == 1500
+    assert (water.mean((1, 2)) > 0.02).all() and (np.diff(water.astype(int), axis=1) <= 0).mean() > 0.999
+
+    grid = openfwi().grid
+    maps, others = family("curvevel-b")[:64], family("flatfault-b")[:64]
+    found = np.asarray(jax.jit(jax.vmap(lambda key, a, b: augment(key, a, b, grid, whole=True)))(keys, maps, others))
+    assert (found == np.rint(found)).all() and found.min() >= 1500 and found.max() <= 4500
+
+
+def test_each_combination_does_what_it_says():
+    grid, keys = Grid(20, 30, 5.0), jax.random.split(jax.random.key(2), 500)
+    a = jnp.asarray(np.random.default_rng(0).uniform(2000, 3000, grid.shape).astype(np.float32)).at[:4].set(1500.0)
+    b = a + 100.0
+    weights = np.asarray(jax.vmap(lambda key: blend(key, a, b, keep=(1500.0,)))(keys)) - np.asarray(a)
+    assert (weights[:, :4] == 0).all()
+    assert 29.9 < weights[:, 5:].min() < 31 and 69 < weights[:, 5:].max() < 70.1
+    factors = np.asarray(jax.vmap(lambda key: scale(key, a, keep=(1500.0,)))(keys)) / np.asarray(a)
+    assert (factors[:, :4] == 1).all() and np.ptp(factors[:, 5:], axis=(1, 2)).max() < 1e-5
+    assert 0.86 < factors[:, 5:].min() < 0.89 and 1.13 < factors[:, 5:].max() < 1.16
+    np.testing.assert_array_equal(warp(keys[0], a, grid, strength=0.0), a)
+    turned = np.asarray(jax.vmap(lambda key: warp(key, a, grid))(keys))
+    assert np.isin(turned, a).all() and 0.5 < (turned != np.asarray(a)).mean() < 1
+    only = {"warped": 0.0, "blended": 0.0, "mirrored": 1.0, "scaled": 0.0}
+    np.testing.assert_array_equal(augment(keys[0], a, b, grid, **only), a[:, ::-1])

@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from seisvel_jax.arrays import Float, PRNGKeyArray, typed
+from seisvel_jax.earth import draws
 from seisvel_jax.earth.style import random_style
 from seisvel_jax.survey import Grid
 
 SLOWEST, FASTEST = 1500, 4500
 LAYERS = 8
 SINES = 5
+LARGEST_THROW = 0.28
+"""Share of the depth; the smallest is 0.08."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,9 @@ RULES = {
     "curvevel-a": Rule(True, *_VEL, rising=True),
     "curvevel-b": Rule(True, *_VEL, rising=False),
     "flatfault-a": Rule(False, *_FAULT_A, rising=True, faults=(1, 1)),
-    "flatfault-b": Rule(False, *_FAULT_B, rising=True, faults=(2, 3)),
+    "flatfault-b": Rule(False, *_FAULT_B, rising=True, faults=(2, 4)),
     "curvefault-a": Rule(True, *_FAULT_A, rising=True, faults=(1, 1)),
-    "curvefault-b": Rule(True, *_FAULT_B, rising=True, faults=(2, 3)),
+    "curvefault-b": Rule(True, *_FAULT_B, rising=True, faults=(2, 4)),
 }
 STYLES = ("style-a", "style-b")
 
@@ -65,8 +68,8 @@ def random_layers(key: PRNGKeyArray, grid: Grid, rule: Rule) -> Float[jax.Array,
     depth = (jnp.arange(grid.depth_count, dtype=jnp.float32)[:, None] + 0.5) / grid.depth_count
     x = (jnp.arange(grid.x_count, dtype=jnp.float32)[None, :] + 0.5) / grid.x_count
 
-    index = jax.random.choice(k[0], len(rule.counts), p=jnp.asarray(rule.weights) / sum(rule.weights))
-    count = jnp.asarray(rule.counts)[index]
+    likely = np.cumsum(rule.weights) / np.sum(rule.weights)
+    count = jnp.asarray(rule.counts)[(draws.uniform(k[0], 1) > jnp.asarray(likely[:-1], jnp.float32)).sum()]
     rock_depth, beyond_first = _carried_back(k[1], depth, x, rule)
     velocity = _block(k[2], rock_depth, x, count, rule)
     if rule.faults[1] > 1:
@@ -79,14 +82,13 @@ def _carried_back(key: jax.Array, depth: jax.Array, x: jax.Array, rule: Rule) ->
     fewest, most = rule.faults
     beyond_first = jnp.zeros((depth.shape[0], x.shape[1]), bool)
     depth = jnp.broadcast_to(depth, beyond_first.shape)
-    k = jax.random.split(key, 6)
-    faults = jax.random.randint(k[0], (), fewest, most + 1)
+    u = draws.uniform(key, 7, max(most, 1))
+    faults = fewest + (u[6, 0] * (most - fewest + 1)).astype(int)
     # Feet are spread over the width: one a stripe, the stripes in random order.
-    stripe = jax.random.permutation(k[1], max(most, 1)).astype(jnp.float32)
-    foot = 0.15 + 0.7 * (stripe + jax.random.uniform(k[5], stripe.shape, minval=0.2, maxval=0.8)) / max(most, 1)
-    sense = jax.random.rademacher(k[2], (2, *stripe.shape), jnp.float32)
-    slope = sense[0] * jax.random.uniform(k[3], stripe.shape, minval=0.15, maxval=0.8)
-    throw = sense[1] * jax.random.uniform(k[4], stripe.shape, minval=0.08, maxval=0.22)
+    stripe = jnp.argsort(u[0]).astype(jnp.float32)
+    foot = 0.15 + 0.7 * (stripe + draws.between(u[1], 0.2, 0.8)) / max(most, 1)
+    slope = draws.sign(u[2]) * draws.between(u[3], 0.15, 0.8)
+    throw = draws.sign(u[4]) * draws.between(u[5], 0.08, LARGEST_THROW)
     middle = depth
     for i in range(most):
         beyond = (x - foot[i] > slope[i] * (middle - 0.5)) & (i < faults)
@@ -98,19 +100,20 @@ def _carried_back(key: jax.Array, depth: jax.Array, x: jax.Array, rule: Rule) ->
 
 def _block(key: jax.Array, depth: jax.Array, x: jax.Array, count: jax.Array, rule: Rule) -> jax.Array:
     """Velocity `[depth, x]` of `count` layers at `depth`; none is thinner than 4 % of the map where they are flat."""
-    k = jax.random.split(key, 8)
+    k = jax.random.split(key, 2)
+    u = draws.uniform(k[0], 4, LAYERS)
     used = jnp.arange(LAYERS) < count
-    share = jnp.where(used, jax.random.uniform(k[0], (LAYERS,), minval=0.5, maxval=1.5), 0.0)
+    share = jnp.where(used, draws.between(u[0], 0.5, 1.5), 0.0)
     # Below layer i; fault families keep to the middle of the map, since slip carries layers out of it.
     margin = 0.1 if rule.faults[1] else 0.0
     level = margin + (1 - 2 * margin) * jnp.cumsum(share) / share.sum()
     if rule.curved:
         # Interface i is interface i - 1 displaced by sines of periods 1/1 .. 1/5 of the width; nearly parallel.
         waves = jnp.arange(1, SINES + 1, dtype=jnp.float32)
-        fall = jax.random.uniform(k[1], (SINES,)) / jnp.sqrt(waves)
-        size = jnp.where(jnp.arange(LAYERS) == 0, jax.random.uniform(k[2], minval=0.03, maxval=0.12), 0.008)
+        fall = u[1, :SINES] / jnp.sqrt(waves)
+        size = jnp.where(jnp.arange(LAYERS) == 0, draws.between(u[1, SINES], 0.03, 0.12), 0.008)
         amplitude = size[:, None] * (fall / jnp.sqrt((fall**2).sum()))[None]
-        phase = jax.random.uniform(k[3], (LAYERS, SINES), minval=-np.pi, maxval=np.pi)
+        phase = np.pi * (2 * draws.uniform(k[1], LAYERS, SINES) - 1)
         angle = 2 * np.pi * waves[None, :, None] * x[None] + phase[..., None]
         level = level[:, None] + jnp.cumsum((amplitude[..., None] * jnp.sin(angle)).sum(1), 0)  # [layer, x]
         level = jax.lax.cummax(level, axis=0)
@@ -120,8 +123,8 @@ def _block(key: jax.Array, depth: jax.Array, x: jax.Array, count: jax.Array, rul
 
     # Whole numbers, all different: rank r of the sorted draws adds r to values that leave room for it.
     room = (FASTEST - SLOWEST + 2 - count).astype(jnp.float32)
-    draw = jnp.sort(jnp.where(used, jax.random.uniform(k[4], (LAYERS,)), 2.0))
+    draw = jnp.sort(jnp.where(used, u[2], 2.0))
     values = SLOWEST + jnp.floor(draw * room) + jnp.arange(LAYERS, dtype=jnp.float32)
     if not rule.rising:
-        values = values[jnp.argsort(jnp.where(used, jax.random.uniform(k[5], (LAYERS,)), 2.0))]
+        values = values[jnp.argsort(jnp.where(used, u[3], 2.0))]
     return values[layer]

@@ -4,6 +4,7 @@ The originals are natural images after style transfer. What their second-order s
 (docs/earth.md): a squared exponential of one length, over a velocity that grows with depth.
 """
 
+from functools import partial
 from typing import Literal
 
 import jax
@@ -53,4 +54,5 @@ def gaussian_field(key: PRNGKeyArray, depth: jax.Array, x: jax.Array, length: fl
     down, across = jax.random.normal(k[0], (2, WAVES)) / length
     a = depth[:, None] * down[None, :] + jax.random.uniform(k[1], (1, WAVES), maxval=2 * np.pi)
     b = x[None, :] * across[:, None]
-    return jnp.sqrt(2 / WAVES) * (jnp.cos(a) @ jnp.cos(b) - jnp.sin(a) @ jnp.sin(b))
+    product = partial(jnp.matmul, precision="highest")
+    return jnp.sqrt(2 / WAVES) * (product(jnp.cos(a), jnp.cos(b)) - product(jnp.sin(a), jnp.sin(b)))
