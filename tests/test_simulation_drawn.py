@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,6 +131,42 @@ def test_killed_at_any_moment_a_pack_goes_on_to_the_same_bytes(tmp_path):
     subprocess.run([*map(str, command), str(tmp_path / "killed")], check=True, stderr=subprocess.DEVNULL)
     left = {name: data for name, data in contents(tmp_path / "killed").items() if name != ".lock"}
     assert left == contents(tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_any_number_of_devices_gives_the_same_bytes(tmp_path):
+    (tmp_path / "tiny.json").write_text(json.dumps(tiny_survey().to_dict()))
+    np.save(tmp_path / "models.npy", random_velocity(5)[:, None])
+    for devices in (1, 2, 3):
+        command = [
+            "-m",
+            "seisvel_jax.simulate",
+            "--survey",
+            "tiny.json",
+            "--models",
+            "models.npy",
+            "--layout",
+            "packed",
+        ]
+        command += ["--file-size", "2", "--sponge-width", "50", "60", "--sponge-step", "10", "--noise.white", "0.1"]
+        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+        subprocess.run(
+            [sys.executable, *command, "--output", f"on_{devices}"],
+            check=True,
+            cwd=tmp_path,
+            env=os.environ | flags,
+            stderr=subprocess.DEVNULL,
+        )
+    assert contents(tmp_path / "on_1") == contents(tmp_path / "on_2") == contents(tmp_path / "on_3")
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
+    page = Path(__file__).resolve().parents[1] / "docs" / "simulate.md"
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(compile(block, str(page), "exec"), {})
+    assert len(open_dataset(tmp_path / "PACK")) == 2
 
 
 # ---- what is drawn ----

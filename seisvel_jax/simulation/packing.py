@@ -27,7 +27,7 @@ class PackOutput:
         # What the samples would take as files of the layout that unpacking gives.
         nodes = math.prod(survey.grid.shape) * (1 if self._like_openfwi else 2)
         loose = 4 * request.total * (math.prod(survey.gather_shape) + nodes)
-        made_from = {**request.settings(), "shard_size": request.file_size, "pack_version": VERSION}
+        made_from = {**request.settings, "shard_size": request.file_size, "pack_version": VERSION}
         source = {
             "path": f"simulated: {survey.name}",
             "layout": "openfwi" if self._like_openfwi else "challenge",

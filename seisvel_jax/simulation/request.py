@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,6 +54,7 @@ class Request:
         """Metres of absorbing boundary of sample `index`."""
         return self.survey.boundary.width if self.widths is None else self.widths.width(self.seed, index)
 
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """Plain values that decide what is written."""
         # Names and three models stand for all: enough to notice that a file was replaced, without reading all of it.

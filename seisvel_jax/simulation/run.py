@@ -89,7 +89,7 @@ def run(request: Request, batch_size: int, shard: tuple[int, int]) -> int:
     writer = output_of(request)
     # A bad first model should not leave a folder behind.
     writer.check(request.velocities.names[0], read_model(request.velocities, 0, request.survey)[1])
-    claim(folder, request.settings())
+    claim(folder, request.settings)
     _describe(request)
     ours = range(shard[0], len(writer.units), shard[1])
     with only_one(folder, "simulating", ".lock" if alone else f".lock_{shard[0]}_{shard[1]}"):
