@@ -66,7 +66,7 @@ def coverage(histogram: np.ndarray, level: float) -> float:
     """Share of truths inside the central interval of probability `level`, by the histogram of ranks `[n + 1]`.
 
     Rank r of n samples stands for the probabilities r / (n + 1) to (r + 1) / (n + 1), so that calibrated samples cover
-    `level` exactly, however few they are (the plain quantiles of 16 samples cover 84 % for 90 %).
+    `level` exactly, however few they are (the plain quantiles of 16 samples cover 79 % for 90 %).
     """
     edges = np.linspace(0, 1, len(histogram) + 1)
     low, high = (1 - level) / 2, (1 + level) / 2

@@ -61,6 +61,12 @@ def test_ranks_of_calibrated_samples_are_uniform_and_cover_exactly(count):
         assert coverage(histogram, level) == pytest.approx(level, abs=0.01)
 
 
+def test_coverage_by_hand():
+    """Of ranks 0..9 the outermost two stand for 0 to 10 % and 90 to 100 %: half of them is inside 5 to 95 %."""
+    outside = np.asarray([3.0, 0, 0, 0, 0, 0, 0, 0, 0, 3.0])
+    np.testing.assert_allclose([coverage(outside, level) for level in (0.8, 0.9, 1.0)], [0, 0.5, 1], atol=1e-12)
+
+
 def test_ranks_tell_narrow_wide_and_biased_apart():
     narrow, wide, biased = (rank_histogram(*draws(9, width=w, bias=b)[:2]) for w, b in ((0.5, 0), (2, 0), (1, 1)))
     assert min(narrow[0], narrow[-1]) > 2 * narrow[5] and wide[5] > 2 * max(wide[0], wide[-1])

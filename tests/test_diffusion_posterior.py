@@ -302,7 +302,7 @@ def test_gathers_through_the_wave_solver_pull_a_sample_to_the_truth():
     observed = of_gathers(np.zeros((1, *survey.gather_shape), np.float32), plan, Scale(), 1.0).operator(truth)
     deviation = 0.02 * float(jnp.std(observed))
     seen = of_gathers(observed, plan, Scale(), deviation)
-    config = SamplerConfig("dpm", 10, sigma_max=10.0, sigma_min=0.01)
+    config = SamplerConfig("dpm", 10, sigma_max=10.0, sigma_min=0.01, one_by_one=True)
 
     def distance(denoise):
         run = jax.jit(lambda key: sample(denoise, None, (1, 12, 12), key, config))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from seisvel_jax.arrays import Array, Float, PRNGKeyArray, typed
 from seisvel_jax.diffusion.edm import Denoise, over
 from seisvel_jax.diffusion.likelihood import Likelihood, squares
-from seisvel_jax.diffusion.sampler import SamplerConfig, integrate, sigma_levels
+from seisvel_jax.diffusion.sampler import SamplerConfig, integrate, over_samples, sigma_levels
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class DAPSConfig:
     of clean given noisy, about which the Gaussian below is the right one where the prior is a Gaussian."""
     langevin_steps: int = 10
     """Gradients of the likelihood at each level."""
+    one_by_one: bool = False
+    """As in `SamplerConfig`: needed with the wave solver."""
     prior_deviation: float = 0.5
     """s; clean given noisy is taken for a Gaussian of variance r^2 = sigma^2 s^2 / (sigma^2 + s^2)."""
 
@@ -51,13 +53,13 @@ def daps(
 
     def mean(noisy: jax.Array, sigma: jax.Array) -> jax.Array:
         whole = jnp.full(shape[:1], sigma)
-        return jax.vmap(lambda one: denoise(one, whole, condition))(noisy)
+        return over_samples(lambda one: denoise(one, whole, condition), noisy, one_by_one=config.one_by_one)
 
     def estimate(noisy: jax.Array, sigma: jax.Array) -> jax.Array:
         if not config.solver_steps:
             return mean(noisy, sigma)
         # The solver's grid is static: one of unit length, on which noisy and sigma are scaled.
-        grid = SamplerConfig("dpm", config.solver_steps, sigma_min=1e-2, sigma_max=1.0)
+        grid = SamplerConfig("dpm", config.solver_steps, sigma_min=1e-2, sigma_max=1.0, one_by_one=config.one_by_one)
 
         def scaled(noisy: Array, level: Array, condition: Any) -> jax.Array:
             return denoise(noisy * sigma, level * sigma, condition) / sigma
@@ -70,9 +72,13 @@ def daps(
         langevin_key, noise_key = jax.random.split(key)
         deviation = sigma * config.prior_deviation / jnp.sqrt(sigma**2 + config.prior_deviation**2)
         keys = jax.random.split(langevin_key, samples)
-        clean, step = jax.vmap(
-            lambda near, step, key: langevin(likelihood, near, deviation, step, key, count=config.langevin_steps)
-        )(estimate(noisy, sigma), step, keys)
+
+        def explore(one: tuple) -> tuple[jax.Array, jax.Array]:
+            near, step, key = one
+            return langevin(likelihood, near, deviation, step, key, count=config.langevin_steps)
+
+        each = (estimate(noisy, sigma), step, keys)
+        clean, step = over_samples(explore, each, one_by_one=config.one_by_one)
         return (clean + after * jax.random.normal(noise_key, clean.shape), step), None
 
     first, rest = jax.random.split(key)

@@ -47,7 +47,8 @@ def of_gathers(observed: Array, plan: Plan, scale: Scale, deviation: float, *, m
 
     `plan` is `wave.plan.make_plan(survey, max_velocity)`. Velocities are kept within the scale's bounds before they are
     propagated, for samples still full of noise have no business in a solver; beyond the bounds the gradient is 0.
-    `deviation` is the noise in the gathers' unit; make it larger to trust the solver or the survey less.
+    `deviation` is the noise in the gathers' unit; make it larger to trust the solver or the survey less. Sample with
+    `one_by_one`: the solver's derivatives cannot be mapped over samples.
     """
     low, high = scale.bounds
 

@@ -7,6 +7,7 @@ algorithms 1 and 2), `dpm` one (DPM-Solver++ 2M, Lu et al. 2022, arXiv 2211.0109
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -38,6 +39,9 @@ class SamplerConfig:
     `heun` only: what `dpm` remembers of the step before is of no use after them."""
     correction_size: float = 0.5
     """Of a Langevin step, in sigma^2."""
+    one_by_one: bool = False
+    """The samples of a model one after the other in the denoiser, not together: needed where the wave solver guides,
+    whose derivatives cannot be mapped."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.corrections < 0:
@@ -109,7 +113,7 @@ def integrate(
 
     def clean(values: jax.Array, sigma: jax.Array) -> jax.Array:
         level = jnp.full(values.shape[1:2], sigma, values.dtype)
-        return jax.vmap(lambda one: denoise(one, level, condition))(values)
+        return over_samples(lambda one: denoise(one, level, condition), values, one_by_one=config.one_by_one)
 
     def correct(values: jax.Array, sigma: jax.Array, key: jax.Array) -> jax.Array:
         if not config.corrections:
@@ -164,3 +168,8 @@ def integrate(
         steps = _Step(jnp.asarray(positive[:-1]), jnp.asarray(positive[1:]), jnp.asarray(lean), keys)
         carry = jax.lax.scan(heun if config.method == "heun" else dpm, carry, steps)[0]
     return clean(carry[0], jnp.asarray(positive[-1])) if levels[-1] == 0 else carry[0]
+
+
+def over_samples(function: Callable[[Any], Any], values: Any, *, one_by_one: bool) -> Any:
+    """`function` of one sample over the leading axis of all leaves of `values`: mapped, or one after the other."""
+    return jax.lax.map(function, values) if one_by_one else jax.vmap(function)(values)
