@@ -30,7 +30,8 @@ CHALLENGE_SPACING, CHALLENGE_DT = 5.0, 1e-3
 """m and s on which the challenge is solved: enough for its 15 Hz, and 500 times cheaper than its own 1 m and 0.1 ms."""
 SPONGE_WIDTHS = (350.0, 400.0, 450.0, 500.0, 550.0, 600.0)
 """Metres tried for the challenge's sponge, which nobody published: 350 in an entrant's account, 500 fits a figure."""
-USUAL_WEIGHTS: dict[Prior, float] = {"none": 0.0, "tv": 1e-3, "tv1d": 1e-3, "tikhonov": 1e-3, "gaussian": 1e-3}
+USUAL_WEIGHTS: dict[Prior, float] = {"none": 0.0, "tv": 1e-4, "tv1d": 1e-4, "tikhonov": 1e-5, "gaussian": 1e-5}
+"""For gathers without much noise (docs/refine.md)."""
 MARGIN = 30.0
 """Metres by which the start's seabed may lie too deep: water this near to it may turn into rock."""
 SAVE_EVERY = 60.0
