@@ -62,8 +62,9 @@ PACKAGES = (
     "tensorboardX==2.6.5",
     "matplotlib==3.11.2",
     "tensorboard==2.21.0",
+    "segyio==1.9.14",
 )
-"""The dependencies of pyproject.toml at the versions that the test suite runs with, and the viewer."""
+"""The dependencies of pyproject.toml at the versions that the test suite runs with, the viewer, a reader of SEG-Y."""
 
 image = (
     modal.Image.debian_slim(PYTHON)
@@ -153,10 +154,14 @@ def run_simulate_shard(words: list[str], shard: int, shards: int) -> int:
     return command("simulate", [*words, "--shard", str(shard), str(shards)], data)
 
 
-@app.function(**LONG, volumes=mounted())
+@app.function(**LONG, volumes=mounted(DATA), cpu=4.0)
 def run_simulate(words: list[str], shards: int, gpu: str | None = None) -> int:
-    """The simulate command, its shards side by side."""
-    return max(with_gpu(run_simulate_shard, gpu).starmap([(words, shard, shards) for shard in range(shards)]))
+    """The simulate command: its shards side by side, then a look at all of them, which a pack needs to be finished."""
+    code = max(with_gpu(run_simulate_shard, gpu).starmap([(words, shard, shards) for shard in range(shards)]))
+    if code:
+        return code
+    data.reload()
+    return command("simulate", words, data)
 
 
 @app.function(**LONG, volumes=mounted(RUNS), gpu=TRAINING_GPUS, cpu=CORES)
@@ -309,6 +314,14 @@ def check_there(path: Path | str | None, place: str, option: str) -> str:
     return str(path)
 
 
+def check_made(output: Path | None, source: Path | None, option: str) -> None:
+    """Raises UserError where data cannot be made at `output` (if any) from `source` (if any)."""
+    if source is not None:
+        check_there(source, DATA, option)
+    if output is not None:
+        check_under(output, DATA, "--output")
+
+
 def check_prediction(words: Sequence[str], *, made_later: bool = False) -> None:
     """Raises UserError for predict words that cannot end well. `made_later`: its run is still to be trained."""
     from seisvel_jax.inference.submission import FORMATS
@@ -434,9 +447,7 @@ def pack(own: OnModal, words: list[str]) -> int:
     from seisvel_jax.pack import Pack
 
     options = tyro.cli(Pack, args=words)
-    check_there(options.data, DATA, "--data")
-    if options.output is not None:
-        check_under(options.output, DATA, "--output")
+    check_made(options.output, options.data, "--data")
     return wait(run_pack.spawn(words))
 
 
@@ -446,9 +457,7 @@ def simulate(own: OnModal, words: list[str]) -> int:
     from seisvel_jax.simulate import Simulate
 
     options = tyro.cli(Simulate, args=words)
-    check_under(options.output, DATA, "--output")
-    if options.models is not None:
-        check_there(options.models, DATA, "--models")
+    check_made(options.output, options.models, "--models")
     return wait(run_simulate.spawn(words, own.shards, own.gpu))
 
 

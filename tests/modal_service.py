@@ -1,6 +1,6 @@
 """Modal on 127.0.0.1: enough of its API for the genuine client and the genuine container entry point.
 
-The client's uploads are kept; a call starts a process that sees them at /root and nothing else of this repository, with
+The client's uploads are kept; a call starts a process that sees them and nothing else of this repository, with
 the volumes at their places, read-only where they were asked for so. What a container writes on a volume is seen by
 others only once it commits. A container that leaves without an answer is started again with the same input. Images are
 not built (the container has this environment's packages), and nothing knows about GPUs.
@@ -9,13 +9,9 @@ not built (the container has this environment's packages), and nothing knows abo
 import asyncio
 import base64
 import hashlib
-import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import sysconfig
 import threading
 import time
 from collections import Counter
@@ -26,44 +22,11 @@ from aiohttp import web
 from google.protobuf import empty_pb2
 from grpclib import GRPCError, Status
 from grpclib.server import Server
+from modal_container import ROOT, Container
 from modal_proto import api_grpc, api_pb2
+from modal_volume import carry_over
 
-ROOT = Path(__file__).resolve().parents[1]
 LATEST_BUILDER = "2025.06"
-
-# A root of its own: everything of the machine, but the repository hidden, /root the uploads, and the volumes.
-CONTAINER = r"""
-set -e
-new=$1 uploads=$2 repository=$3 prefix=$4 base=$5; shift 5
-for entry in /* /.[!.]*; do
-  name=${entry#/}
-  if [ -L "$entry" ]; then ln -s "$(readlink "$entry")" "$new/$name"
-  elif [ -d "$entry" ] && [ "$name" != root ]; then mkdir -p "$new/$name"; mount --rbind "$entry" "$new/$name"; fi
-done
-case "$base" in /root/*) mkdir -p "$uploads${base#/root}"; mount --rbind "$base" "$uploads${base#/root}" ;; esac
-mkdir -p "$new/root"; mount --rbind "$uploads" "$new/root"
-while [ "$1" != -- ]; do
-  mkdir -p "$new$1"; mount --bind "$2" "$new$1"
-  if [ "$3" = ro ]; then mount -o remount,bind,ro "$new$1"; fi
-  shift 3
-done
-shift
-mkdir -p "$uploads/../hidden"
-case "$prefix" in "$repository"/*)
-  inner=${prefix#"$repository"/}
-  mkdir -p "$uploads/../hidden/$inner"; mount --rbind "$prefix" "$uploads/../hidden/$inner"
-esac
-mount --rbind "$uploads/../hidden" "$new$repository"
-exec chroot "$new" /bin/sh -c 'cd /root && exec "$@"' sh "$@"
-"""
-
-
-def can_make_containers() -> bool:
-    """Whether this machine lets us mount and chroot in a namespace of our own."""
-    try:
-        return subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return False
 
 
 class Service(api_grpc.ModalClientBase):
@@ -269,7 +232,7 @@ class Service(api_grpc.ModalClientBase):
 
     # ---- the container's side ----
 
-    def container(self, task_id: str) -> "Container":
+    def container(self, task_id: str) -> Container:
         return next(c for c in self.containers if c.task_id == task_id)
 
     async def function_get_inputs(self, request):
@@ -394,150 +357,9 @@ class Service(api_grpc.ModalClientBase):
         )
 
 
-class Container:
-    """A process for one input."""
-
-    def __init__(self, service: Service, one: dict):
-        self.service, self.one = service, one
-        self.task_id = service.new_id("ta")
-        self.folder = service.folder / "containers" / self.task_id
-        self.definition = service.definitions[one["function"]]
-        self.name = service.functions[one["function"]]["name"]
-        self.modes = {m.volume_id: "ro" if m.read_only else "rw" for m in self.definition.volume_mounts}
-        self.copies = {name: self.folder / name for name in self.modes}
-        self.before: dict[str, dict[str, tuple[int, int]]] = {}
-        self.process: subprocess.Popen | None = None
-        self.stopped = False
-
-    def unpack(self) -> Path:
-        """What was uploaded for this function, at /root."""
-        uploads = self.folder / "uploads"
-        for mount_id in self.definition.mount_ids:
-            for name, (digest, _) in self.service.mounts[mount_id].items():
-                assert name.startswith("/root/"), f"{name}: uploaded to a place that this container does not have"
-                path = uploads / name.removeprefix("/root/")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(self.service.files[digest])
-        return uploads
-
-    def run(self) -> None:
-        """Run to the end; once more where it ended without an answer, as after a preemption."""
-        service, uploads = self.service, self.unpack()
-        for name, copy in self.copies.items():
-            copy.mkdir()
-            with service.lock:  # not in the middle of a commit
-                self.before[name] = carry_over(service.place(name), copy, {})
-        definition = api_pb2.Function()
-        definition.CopyFrom(self.definition)
-        own = {name: f"{name}.{self.task_id}" for name in self.modes}
-        for mount in definition.volume_mounts:
-            mount.volume_id = own[mount.volume_id]
-        for dependency in definition.object_dependencies:
-            dependency.object_id = own.get(dependency.object_id, dependency.object_id)
-        objects = [api_pb2.Object(object_id=i, function_handle_metadata=service.handle(i)) for i in service.functions]
-        objects += [
-            api_pb2.Object(object_id=i, volume_metadata=api_pb2.VolumeMetadata(version=2, name=service.volumes[n]))
-            for n, i in own.items()
-        ]
-        known = {o.object_id for o in objects}
-        others = [d.object_id for d in definition.object_dependencies if d.object_id not in known]
-        objects += [api_pb2.Object(object_id=i) for i in others]
-        arguments = api_pb2.ContainerArguments(
-            task_id=self.task_id,
-            function_id=f"{self.one['function']}.{self.task_id}",
-            app_id="ap-1",
-            function_def=definition,
-            environment_name="main",
-            app_layout=api_pb2.AppLayout(objects=objects, function_ids=service.function_ids),
-        )
-        (self.folder / "arguments").write_bytes(arguments.SerializeToString())
-        root = self.folder / "root"
-        root.mkdir()
-        binds: list[str] = []
-        for mount in self.definition.volume_mounts:
-            binds += [mount.mount_path, str(self.copies[mount.volume_id]), self.modes[mount.volume_id]]
-        paths = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": "/root",
-            # -S: no .pth files, through which an editable installation would reach into the repository.
-            "PYTHONPATH": ":".join(["/root", *paths]),
-            "MODAL_SERVER_URL": service.url,
-            "MODAL_CONTAINER_ARGUMENTS_PATH": str(self.folder / "arguments"),
-            "MODAL_TASK_ID": self.task_id,
-            "MODAL_IS_REMOTE": "1",
-            "MODAL_IMAGE_ID": self.definition.image_id,
-            "JAX_PLATFORMS": "cpu",
-            **service.environment,
-        }
-        words = ["unshare", "-rm", "/bin/bash", "-c", CONTAINER, "container", root, uploads, ROOT, sys.prefix]
-        words += [sys.base_prefix]
-        words += [*binds, "--", sys.executable, "-S", "-m", "modal._container_entrypoint"]
-        with open(self.folder / "log", "wb") as log:
-            self.process = subprocess.Popen(list(map(str, words)), env=environment, stdout=log, stderr=log)
-            self.process.wait()
-        if not self.one.get("done") and not self.stopped:
-            attempts = sum(c.one is self.one for c in service.containers)
-            if attempts > 3:
-                failed = api_pb2.GenericResult(
-                    status=api_pb2.GenericResult.GENERIC_STATUS_FAILURE, exception=f"container left: {self.log}"
-                )
-                service.function_calls[self.one["call"]].append(
-                    {"result": failed, "idx": self.one["idx"], "input_id": self.one["id"]}
-                )
-                return
-            service.start(self.one)
-
-    @property
-    def log(self) -> str:
-        """What it has printed."""
-        return (self.folder / "log").read_text(errors="replace")
-
-    def preempt(self) -> None:
-        """As Modal does when it takes a machine away."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGINT)
-
-    def stop(self) -> None:
-        self.stopped = True
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
-
 def gpu_name(config: Any) -> str:
     """`A100-80GB` or `H100:2`; empty without one."""
     return config.gpu_type + (f":{config.count}" if config.count > 1 else "")
-
-
-def listing(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of every file under a folder; folders too, so that empty ones are not lost."""
-    found = {}
-    for path in folder.rglob("*"):
-        stat = path.lstat()
-        found[str(path.relative_to(folder))] = (0, 0) if path.is_dir() else (stat.st_size, stat.st_mtime_ns)
-    return found
-
-
-def carry_over(source: Path, target: Path, before: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """Do to `target` what was done to `source` since it was as in `before`; how `source` is now."""
-    now = listing(source)
-    for name in sorted(now):
-        if before.get(name) == now[name]:
-            continue
-        if (source / name).is_dir():
-            (target / name).mkdir(parents=True, exist_ok=True)
-        else:
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source / name, target / name)
-    for name in sorted(before.keys() - now.keys(), reverse=True):
-        path = target / name
-        if path.is_dir():
-            if not any(path.iterdir()):
-                path.rmdir()
-        else:
-            path.unlink(missing_ok=True)
-    return now
 
 
 def _snake(name: str) -> str:
@@ -575,4 +397,3 @@ for _name in list(vars(api_grpc.ModalClientBase)):
     if _name[0].isupper():
         setattr(Service, _name, _make(_name))
 Service.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
-__all__ = ["Container", "Service", "can_make_containers", "json"]

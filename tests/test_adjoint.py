@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training_support import quick_compilation
 
 from seisvel_jax.errors import UserError
 from seisvel_jax.survey import Boundary, Grid, Survey, ricker
@@ -19,6 +18,7 @@ from seisvel_jax.wave.plan import make_plan
 from seisvel_jax.wave.propagate import propagate
 from seisvel_jax.wave.scheme import Scheme
 
+pytestmark = pytest.mark.usefixtures("quickly", "double")
 FASTEST = 4000.0
 MEMORY = ("full", "checkpoint", "reconstruct")
 BOUNDARIES = {
@@ -28,18 +28,6 @@ BOUNDARIES = {
     "devito, free surface": ("devito", True),
     "openfwi": ("openfwi", False),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quickly():
-    with quick_compilation():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def double():
-    with jax.enable_x64(True):
-        yield
 
 
 def survey_of(boundary="pml", *, nt=40, depth=20.0) -> Survey:

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from training_support import LIGHT, QUICK, quick_compilation, write_data
+from training_support import LIGHT, quick_environment
 
 from seisvel_jax.config import replace as change
 from seisvel_jax.errors import UserError
@@ -24,18 +24,6 @@ from seisvel_jax.training.records import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_FILE = "from training_support import LIGHT as config\n"
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("xla")
-    with quick_compilation(folder):
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +47,7 @@ def start(programs, *words, count=2):
     for index in range(count):
         environment = {
             **os.environ,
-            **{name.upper(): str(value) for name, value in QUICK.items()},
-            "JAX_COMPILATION_CACHE_DIR": str(programs),
+            **quick_environment(programs),
             "PYTHONPATH": f"{ROOT / 'tests'}",
             "SEISVEL_COORDINATOR": f"127.0.0.1:{port}",
             "SEISVEL_PROCESS_COUNT": str(count),

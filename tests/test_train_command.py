@@ -10,48 +10,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from training_support import CONFIG, QUICK, SURVEY, quick_compilation, write_data
+from training_support import CONFIG, assert_same_state, quick_environment
 
 from seisvel_jax.config import replace as change
 from seisvel_jax.errors import UserError
 from seisvel_jax.train import _warn_of_amplitudes, train
-from seisvel_jax.training.checkpoint import Checkpoints, load_run, read_metadata, step_folders
-from seisvel_jax.training.optim import make_optimizer
+from seisvel_jax.training.checkpoint import load_run, step_folders
 from seisvel_jax.training.records import read_records
 from seisvel_jax.training.signals import Interrupted
-from seisvel_jax.training.state import abstract_state
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
-    """Runs of one config share their compiled programs: the tests then take seconds."""
-    folder = tmp_path_factory.mktemp("xla")
-    with quick_compilation(folder):
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def straight(data, tmp_path_factory):
-    run = tmp_path_factory.mktemp("straight")
-    return run, train(change(CONFIG, data__path=str(data)), run)
-
-
-def state_of(run, step):
-    optimizer = make_optimizer(CONFIG.optim, CONFIG.steps)
-    folder = step_folders(run)[-1]
-    assert int(folder.name) == step
-    found, _ = Checkpoints(run).resume(abstract_state(CONFIG.groups, SURVEY, optimizer), read_metadata(folder))
-    return jax.tree.map(np.asarray, found)
+pytestmark = pytest.mark.usefixtures("programs")
 
 
 def comparable(run):
@@ -59,7 +30,7 @@ def comparable(run):
 
 
 def assert_same_run(one, other):
-    jax.tree.map(np.testing.assert_array_equal, state_of(one, CONFIG.steps), state_of(other, CONFIG.steps))
+    assert_same_state(one, other)
     assert comparable(one) == comparable(other)
 
 
@@ -90,54 +61,42 @@ def test_killed_and_resumed_is_the_straight_run(straight, data, tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:  # what a run killed later would have left behind
         file.write(json.dumps({"kind": "train", "step": 5, "loss": [9.0, 9.0]}) + '\n{"kind": "tra')
     train(config, tmp_path)
-    assert_same_run(straight[0], tmp_path)
+    assert_same_run(straight.run, tmp_path)
+
+
+def interrupted(config, run, *, step, by):
+    """Train until the signal `by` comes while `step` is written down; the exit code."""
+    from seisvel_jax import train as module
+
+    original = module._log
+
+    def log(records, pending, *rest, **named):
+        if pending[0] == step:
+            os.kill(os.getpid(), by)
+        return original(records, pending, *rest, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_log", log)
+        with pytest.raises(Interrupted) as stopped:
+            train(config, run)
+    return stopped.value.exit_code
 
 
 def test_a_signal_saves_and_going_on_is_exact(straight, data, tmp_path):
-    from seisvel_jax import train as module
-
     config = change(CONFIG, data__path=str(data))
-    original = module._log
-
-    def interrupt(records, pending, *rest, **named):
-        if pending[0] == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(records, pending, *rest, **named)
-
-    module._log = interrupt
-    try:
-        with pytest.raises(Interrupted) as stopped:
-            train(config, tmp_path)
-    finally:
-        module._log = original
-    assert stopped.value.exit_code == 143
+    assert interrupted(config, tmp_path, step=3, by=signal.SIGTERM) == 143
     assert step_folders(tmp_path)[-1].name == "4"
     train(config, tmp_path)
-    assert_same_run(straight[0], tmp_path)
+    assert_same_run(straight.run, tmp_path)
 
 
 @pytest.mark.slow
 def test_a_signal_between_validations_is_saved_without_a_score(data, tmp_path, straight):
-    from seisvel_jax import train as module
-
     config = change(CONFIG, data__path=str(data))
-    original = module._log
-
-    def interrupt(records, pending, *rest, **named):
-        if pending[0] == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(records, pending, *rest, **named)
-
-    module._log = interrupt
-    try:
-        with pytest.raises(Interrupted) as stopped:
-            train(replace(config, eval_every=5), tmp_path)
-    finally:
-        module._log = original
-    assert stopped.value.exit_code == 130
+    assert interrupted(replace(config, eval_every=5), tmp_path, step=2, by=signal.SIGINT) == 130
     assert [p.name for p in step_folders(tmp_path)] == ["0", "3"]
     train(replace(config, eval_every=5), tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, state_of(straight[0], 6), state_of(tmp_path, 6))
+    assert_same_state(straight.run, tmp_path)
 
 
 def test_a_finished_run_stays_as_it_is(straight, data):
@@ -164,12 +123,12 @@ def test_mistakes_are_user_errors(data, straight, tmp_path):
         (change(config, data__path=str(tmp_path / "absent")), tmp_path, "absent"),
         (replace(config, batch_size=100), tmp_path, "--batch-size 100"),
         (config, tmp_path / "file", "file stands"),
-        (replace(config, seed=1), straight[0], "seed: 0 -> 1"),
+        (replace(config, seed=1), straight.run, "seed: 0 -> 1"),
         (change(config, data__dt=8e-3), tmp_path, r"dt|sampled"),
     ):
         with pytest.raises(UserError, match=words):
             train(broken, run)
-    assert load_run(straight[0]).config.seed == 0
+    assert load_run(straight.run).config.seed == 0
 
 
 @pytest.mark.slow
@@ -199,8 +158,7 @@ config = replace(CONFIG, tensorboard=True, figures=1)
 def command(*words, programs=None):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}"}
     if programs is not None:
-        environment |= {name.upper(): str(value) for name, value in QUICK.items()}
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(programs)
+        environment |= quick_environment(programs)
     return [sys.executable, "-m", "seisvel_jax.train", *map(str, words)], {"env": environment, "text": True}
 
 

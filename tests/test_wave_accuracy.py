@@ -2,28 +2,16 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 from scipy.special import hankel2
-from training_support import quick_compilation
 
 from seisvel_jax.survey import Boundary, from_arrays, ricker
 from seisvel_jax.wave.plan import make_plan
 from seisvel_jax.wave.propagate import propagate, run_plan
 from seisvel_jax.wave.scheme import Scheme
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quickly():
-    with quick_compilation():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def double():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("quickly", "double")
 
 
 def green_2d(wavelet, dt, nt, distance, v, *, leapfrog=False):

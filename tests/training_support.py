@@ -4,12 +4,14 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from seisvel_jax.config import Config
+from seisvel_jax.config import replace as change
 from seisvel_jax.data.pipeline import DataConfig
 from seisvel_jax.data.writers import write_openfwi, write_survey
 from seisvel_jax.models.config import GroupConfig, VelocityNetConfig
@@ -111,3 +113,41 @@ def write_data(folder: Path, count: int = 12, seed: int = 0) -> Path:
         write_openfwi(folder, index, gathers[start : start + 4], velocity[start : start + 4])
     write_survey(folder, SURVEY)
     return folder
+
+
+def quick_environment(programs: Path) -> dict[str, str]:
+    """`quick_compilation` for other processes, which share `programs`."""
+    return {name.upper(): str(value) for name, value in QUICK.items()} | {"JAX_COMPILATION_CACHE_DIR": str(programs)}
+
+
+class StraightRun(NamedTuple):
+    """A finished run and what training it returned."""
+
+    run: Path
+    result: dict[str, Any]
+
+
+def run_straight(data: Path, run: Path) -> StraightRun:
+    """Train CONFIG on `data` in the folder `run`."""
+    from seisvel_jax.train import train
+
+    return StraightRun(run, train(change(CONFIG, data__path=str(data)), run))
+
+
+def state_of(run: Path, step: int = CONFIG.steps) -> Any:
+    """The state in the last checkpoint of a run of CONFIG, which must be of `step`, as training goes on from it."""
+    from seisvel_jax.training.checkpoint import Checkpoints, read_metadata, step_folders
+    from seisvel_jax.training.optim import make_optimizer
+    from seisvel_jax.training.state import abstract_state
+
+    folder = step_folders(run)[-1]
+    assert int(folder.name) == step
+    abstract = abstract_state(CONFIG.groups, SURVEY, make_optimizer(CONFIG.optim, CONFIG.steps))
+    found = Checkpoints(run).resume(abstract, read_metadata(folder))
+    assert found is not None
+    return jax.tree.map(np.asarray, found[0])
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    """Two finished runs of CONFIG have the same bits."""
+    jax.tree.map(np.testing.assert_array_equal, state_of(one), state_of(other))
