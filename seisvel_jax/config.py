@@ -9,10 +9,11 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cattrs
 from cattrs.strategies import configure_tagged_union
@@ -21,7 +22,7 @@ from seisvel_jax.data.pipeline import DataConfig
 from seisvel_jax.errors import UserError
 from seisvel_jax.files import whole_file
 from seisvel_jax.models.config import GroupConfig, InversionNetConfig, VelocityNetConfig
-from seisvel_jax.training.config import AugmentConfig, LossConfig, OptimConfig
+from seisvel_jax.training.config import AugmentConfig, FirstStageConfig, LossConfig, OptimConfig
 
 FREE_FIELDS = frozenset(
     {
@@ -31,13 +32,20 @@ FREE_FIELDS = frozenset(
         "figures",
         "tensorboard",
         "mesh_member",
+        "memory",
+        "parts",
+        "first_stage.checkpoint",
         "data.path",
         "data.read_threads",
         "data.prefetch",
         "data.cache_gib",
     }
 )
-"""What may differ between a run and its continuation: nothing that changes a number."""
+"""What may differ between a run and its continuation: nothing that changes a number by more than rounding.
+
+So may `groups.N.model.remat`. `parts` also draws dropout anew.
+"""
+_REMAT = re.compile(r"groups\.[0-9]+\.model\.remat")
 
 
 @dataclass(frozen=True)
@@ -52,10 +60,16 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    first_stage: FirstStageConfig | None = None
+    """The trained run that groups with `second_stage` correct; it stays as it is (docs/training.md)."""
     seed: int = 0
     """Of initialisation, dropout and augmentation; the order of the data has its own, `data.seed`."""
     batch_size: int = 8
     """Samples a step, shared by all members."""
+    parts: int = 1
+    """Parts of a batch that go through the networks one after the other, their gradients averaged: less memory."""
+    memory: Literal["fit", "given"] = "fit"
+    """`fit`: where a step would not fit into a device's memory, activations are recomputed and `parts` raised."""
     steps: int = 60_000
     eval_every: int = 1000
     """Steps between validations; each also saves a checkpoint."""
@@ -73,11 +87,13 @@ class Config:
 
     def __post_init__(self) -> None:
         smallest = {"steps": 0, "figures": 0}
-        for name in ("batch_size", "steps", "eval_every", "log_every", "validation_samples", "figures"):
+        for name in ("batch_size", "parts", "steps", "eval_every", "log_every", "validation_samples", "figures"):
             low = smallest.get(name, 1)
             value = getattr(self, name)
             if value < low:
                 raise UserError(f"config: {name} = {value}, expected at least {low}")
+        if self.batch_size % self.parts:
+            raise UserError(f"config: parts = {self.parts}, expected a divisor of batch_size {self.batch_size}")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"config: ema_decay = {self.ema_decay}, expected 0 <= ema_decay < 1")
         if not self.groups or any(group.members < 1 for group in self.groups):
@@ -166,7 +182,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
         f"{name}: {old_fields.get(name, absent)} -> {new_fields.get(name, absent)}"
         for name in names
-        if old_fields.get(name, absent) != new_fields.get(name, absent)
+        if old_fields.get(name, absent) != new_fields.get(name, absent) and not _REMAT.fullmatch(name)
     ]
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import tyro
 
-from seisvel_jax.config import Config, load_config_file, to_dict, write_config
+from seisvel_jax.config import Config, from_dict, load_config_file, to_dict, write_config
 from seisvel_jax.errors import UserError, run_command
 from seisvel_jax.logging import progress, say
 
@@ -31,19 +31,18 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
     `on_commit` is called after every finished checkpoint. Raises UserError for bad data or a run that does not fit,
     `Interrupted` after SIGINT or SIGTERM, when everything is saved.
     """
-    import jax
-
-    from seisvel_jax.models.ensemble import apply_member, member_names
+    from seisvel_jax.models.ensemble import member_names
     from seisvel_jax.training.checkpoint import Checkpoints
     from seisvel_jax.training.distributed import Agreement, is_first
-    from seisvel_jax.training.memory import out_of_memory_explained
+    from seisvel_jax.training.first_stage import resolved
+    from seisvel_jax.training.memory import fit, keep, out_of_memory_explained
     from seisvel_jax.training.mesh import make_mesh, say_mesh
     from seisvel_jax.training.optim import learning_rate, make_optimizer
     from seisvel_jax.training.records import Records, write_skipped
     from seisvel_jax.training.signals import Interrupted, StopSignals
     from seisvel_jax.training.source import open_source
-    from seisvel_jax.training.state import abstract_params, abstract_state, init_state
-    from seisvel_jax.training.step import make_step, stream_key
+    from seisvel_jax.training.state import abstract_params, abstract_state, check_networks, init_state
+    from seisvel_jax.training.step import stream_key
     from seisvel_jax.training.validation import Validation, make_predict
 
     workdir = Path(workdir).absolute()
@@ -51,6 +50,7 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
         raise UserError(f"{workdir}: a file stands where --workdir is to be a folder: choose another")
 
     # ---- devices ----
+    config = resolved(config)
     mesh = make_mesh(config)
     agree = Agreement(mesh)
 
@@ -61,14 +61,10 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
     # ---- model and state ----
     names = member_names(config.groups)
     graphdefs, abstract = abstract_params(config.groups, survey)
-    gathers = jax.ShapeDtypeStruct((config.batch_size, *survey.gather_shape), np.float32)
-    for graphdef, params in zip(graphdefs, abstract):
-        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
-        jax.eval_shape(lambda p, g, graphdef=graphdef: apply_member(graphdef, p, g, survey), one, gathers)
+    check_networks(graphdefs, abstract, survey, config.batch_size)
     optimizer = make_optimizer(config.optim, config.steps)
     rate = learning_rate(config.optim, config.steps)
-    step_function = make_step(config, graphdefs, optimizer, survey, mesh)
-    predict = make_predict(graphdefs, survey, mesh)
+    predict = make_predict(graphdefs, survey, mesh, source.stage)
 
     # ---- a new run, or the rest of one ----
     metadata: dict[str, Any] = {
@@ -86,12 +82,14 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
             state = init_state(config.groups, survey, optimizer, stream_key(config.seed, "init"), mesh)
         else:
             state, saved = resumed
-    if resumed is not None:
-        metadata |= {name: saved[name] for name in ("weights", "postprocess", "validation")}
-    start = int(state.step)
-    evaluated = start if metadata["validation"].get("step") == start else None
     cleanup = contextlib.ExitStack()
     cleanup.callback(checkpoints.close)
+    if resumed is not None:
+        metadata |= {name: saved[name] for name in ("weights", "postprocess", "validation")}
+        config = keep(config, from_dict(saved["config"]))
+        metadata["config"] = to_dict(config)
+    start = int(state.step)
+    evaluated = start if metadata["validation"].get("step") == start else None
     records = None  # written down once, by the first process
     if is_first():
         write_config(workdir / "config.json", {name: metadata[name] for name in ("config", "survey", "samples")})
@@ -117,6 +115,7 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
 
     # ---- the loop: evaluate -> save -> next batch -> dispatch step n -> log step n - 1 ----
     pending: tuple[int, Any] | None = None
+    step_function: Any = None
     stopped = 0
     stream = source.from_step(start)
     bar = progress(
@@ -141,7 +140,12 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
                         on_commit()
             if stopped or step == config.steps:
                 break
-            state, metrics = step_function(state, next(stream))
+            batch = next(stream)
+            if step_function is None:
+                config, step_function = fit(config, survey, mesh, batch)
+                metadata["config"] = to_dict(config)
+            state, metrics = step_function(state, batch)
+            del batch
             if pending is not None:
                 shown = _log(records, pending, names, rate, config, batches=source)
                 bar.set_postfix_str(f"loss {shown:.4f}", refresh=False)

@@ -1,5 +1,6 @@
 """Every config file builds, survives JSON, and what does not fit is refused by name."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -32,7 +33,10 @@ def test_every_config_builds(path):
     gathers = jax.ShapeDtypeStruct((2, *survey.gather_shape), np.float32)
     for graphdef, tree in zip(graphdefs, params):
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
-        out = jax.eval_shape(lambda p, g, graphdef=graphdef: apply_member(graphdef, p, g, survey), one, gathers)
+        velocity = jax.ShapeDtypeStruct((2, *survey.grid.shape), np.float32)
+        first = {"velocity": velocity, "gathers": gathers}  # what a second stage reads
+        run = functools.partial(apply_member, graphdef)
+        out = jax.eval_shape(lambda p, g, f, run=run: run(p, g, survey, first=f), one, gathers, first)
         assert out.shape == (2, *survey.grid.shape) and out.dtype == np.float32
     optimizer = make_optimizer(config.optim, config.steps)
     for group, tree in zip(config.groups, params):

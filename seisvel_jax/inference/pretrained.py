@@ -35,8 +35,8 @@ def _program(graphdef: Any) -> Callable:
 
     from seisvel_jax.models.ensemble import apply_member
 
-    def one(params: Any, member: Any, gathers: Any, survey: Survey) -> Any:
-        return apply_member(graphdef, jax.tree.map(lambda leaf: leaf[member], params), gathers, survey)
+    def one(params: Any, member: Any, gathers: Any, survey: Survey, first: Any) -> Any:
+        return apply_member(graphdef, jax.tree.map(lambda leaf: leaf[member], params), gathers, survey, first=first)
 
     return jax.jit(one)
 
@@ -62,12 +62,15 @@ def ensemble_of(run: "Run") -> Ensemble:
         everywhere = NamedSharding(mesh, PartitionSpec())
         return NamedSharding(mesh, PartitionSpec("data")), jax.device_put(run.params, everywhere)
 
+    before = None if run.config.first_stage is None else FirstAnswer(run)
+
     def predict(gathers: np.ndarray, survey: Survey) -> np.ndarray:
         rows, stacked = placed(math.gcd(len(gathers), jax.local_device_count()))
         on_device = jax.device_put(gathers, rows)
+        first = None if before is None else jax.device_put(before(gathers, survey), rows)
         return np.stack(
             [
-                np.asarray(one(params, np.int32(member), on_device, survey))
+                np.asarray(one(params, np.int32(member), on_device, survey, first))
                 for one, params, count in zip(programs, stacked, counts)
                 for member in range(count)
             ]
@@ -83,11 +86,48 @@ def ensemble_of(run: "Run") -> Ensemble:
     )
 
 
+class FirstAnswer:
+    """What a second stage reads beside the gathers: the first stage's velocity, and the gathers simulated from it.
+
+    Raises UserError where the first stage's checkpoint is not where the run says, or not the one it was trained with.
+    """
+
+    def __init__(self, run: "Run"):
+        from seisvel_jax.training.first_stage import first_stage_run
+
+        first = first_stage_run(run.config)
+        self._ensemble = ensemble_of(first)
+        self._plans: dict[bytes, Any] = {}
+
+    def __call__(self, gathers: np.ndarray, survey: Survey) -> dict[str, np.ndarray]:
+        """`velocity [batch, depth, x]` and `gathers [batch, source, time, receiver]`, for gathers of `survey`."""
+        import jax
+
+        from seisvel_jax.training.first_stage import BOUNDS
+        from seisvel_jax.wave.plan import make_plan
+        from seisvel_jax.wave.propagate import run_plan
+
+        members = self._ensemble.predict(gathers, survey)
+        weights = self._ensemble.weights.astype(np.float32)
+        velocity = np.clip(np.tensordot(weights, members, 1), *BOUNDS)
+        key = json.dumps(survey.to_dict()).encode()
+        if key not in self._plans:
+            self._plans = {key: make_plan(survey, BOUNDS[1])}
+        # One lane a chunk on a CPU: a sample is rounded the same whatever lies beside it.
+        lanes = 1 if jax.default_backend() == "cpu" else None
+        simulated = np.array(run_plan(velocity, self._plans[key], lanes=lanes))
+        if survey.record_start == 1:
+            simulated[:, :, -1] = 0  # as in OpenFWI's files
+        return {"velocity": velocity, "gathers": simulated}
+
+
 def _fingerprint(run: "Run") -> str:
     import jax
 
     digest = hashlib.sha256(json.dumps([run.survey.to_dict(), dict(run.postprocess)], sort_keys=True).encode())
     digest.update(repr(run.config.groups).encode())
+    if run.config.first_stage is not None:
+        digest.update(run.config.first_stage.digest.encode())
     for leaf in jax.tree.leaves((run.params, run.weights)):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()

@@ -55,6 +55,9 @@ class VelocityNetConfig:
     """Of activations and products. Parameters, norms, softmax and the residual stream stay float32."""
     remat: bool = False
     """Recompute each block in the backward pass instead of keeping its activations."""
+    second_stage: bool = False
+    """Read also what a first stage found (`first_stage` of the run), and correct it: its velocity, and the residual of
+    the gathers simulated from it."""
 
     def __post_init__(self) -> None:
         if len(self.stem_channels) != len(self.stem_blocks) or not self.stem_channels:

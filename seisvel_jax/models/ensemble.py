@@ -11,6 +11,9 @@ from jax.sharding import Mesh, PartitionSpec
 from seisvel_jax.models.config import GroupConfig, InversionNetConfig
 from seisvel_jax.survey import Survey
 
+FirstStage = dict[str, jax.Array]
+"""What a first stage found: `velocity [batch, depth, x]` m/s, and `gathers [batch, source, time, receiver]` simulated
+from it."""
 Params = Any
 """Nested dict of arrays: one member's, or stacked over a leading member axis."""
 
@@ -68,10 +71,22 @@ def init_params(groups: tuple[GroupConfig, ...], survey: Survey, key: jax.Array)
 
 
 def apply_member(
-    graphdef: nnx.GraphDef, params: Params, gathers: jax.Array, survey: Survey, dropout_key: jax.Array | None = None
+    graphdef: nnx.GraphDef,
+    params: Params,
+    gathers: jax.Array,
+    survey: Survey,
+    dropout_key: jax.Array | None = None,
+    *,
+    first: FirstStage | None = None,
 ) -> jax.Array:
-    """One member's velocity `[batch, depth, x]` m/s for gathers `[batch, source, time, receiver]`."""
-    return nnx.merge(graphdef, params)(gathers, survey, dropout_key=dropout_key)
+    """One member's velocity `[batch, depth, x]` m/s for gathers `[batch, source, time, receiver]`.
+
+    `first` goes to those networks that read it.
+    """
+    network = nnx.merge(graphdef, params)
+    if first is not None and getattr(network, "second_stage", False):
+        return network(gathers, survey, dropout_key=dropout_key, first=first)
+    return network(gathers, survey, dropout_key=dropout_key)
 
 
 def over_members(function: Callable, mesh: Mesh | None = None) -> Callable:
@@ -109,10 +124,14 @@ def predict_members(
     gathers: jax.Array,
     survey: Survey,
     mesh: Mesh | None = None,
+    *,
+    first: FirstStage | None = None,
 ) -> jax.Array:
     """Velocity `[member, batch, depth, x]` m/s of all groups in order, without dropout."""
     velocities = [
-        over_members(lambda one, graphdef=graphdef: apply_member(graphdef, one, gathers, survey), mesh)(stacked)
+        over_members(lambda one, graphdef=graphdef: apply_member(graphdef, one, gathers, survey, first=first), mesh)(
+            stacked
+        )
         for graphdef, stacked in zip(graphdefs, params)
     ]
     return jnp.concatenate(velocities)

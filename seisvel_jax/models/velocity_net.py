@@ -102,7 +102,9 @@ class VelocityNet(nnx.Module):
     def __init__(self, config: VelocityNetConfig, *, rngs: nnx.Rngs):
         self.config = config
         width, dtype, channels = config.width, config.dtype, config.stem_channels
-        self.patch = linear(config.patch_samples * len(config.gains), channels[0], dtype, rngs)
+        self.second_stage = config.second_stage
+        inputs = 2 if config.second_stage else 1  # the residual beside the gathers
+        self.patch = linear(inputs * config.patch_samples * len(config.gains), channels[0], dtype, rngs)
         self.patch_place = Place(channels[0], dtype, rngs=rngs)
         self.stages = nnx.List(
             [
@@ -117,6 +119,8 @@ class VelocityNet(nnx.Module):
         self.encoder = nnx.List([EncoderLayer(config, rngs=rngs) for _ in range(config.encoder_layers)])
         self.encoder_norm = layer_norm(width, rngs)
         self.query = MLP(4 * WAVELENGTHS, width, width, dtype, rngs=rngs)
+        if config.second_stage:
+            self.start = linear(4 * math.prod(config.patch_shape), width, dtype, rngs)
         self.decoder = nnx.List([DecoderLayer(config, rngs=rngs) for _ in range(config.decoder_layers)])
         self.decoder_norm = layer_norm(width, rngs)
         self.head = MLP(width, width, 4 * math.prod(config.patch_shape), dtype, rngs=rngs)
@@ -126,20 +130,35 @@ class VelocityNet(nnx.Module):
         draw_kernels(self, rngs.params(), leave_zero=("refine_out",))
         for layer in self.decoder:
             align(layer.cross_attention)
+        if config.second_stage:  # at first nothing is corrected
+            self.head.outer.kernel[...] = jnp.zeros_like(self.head.outer.kernel[...])
 
-    def __call__(self, gathers: jax.Array, survey: Survey, *, dropout_key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        gathers: jax.Array,
+        survey: Survey,
+        *,
+        dropout_key: jax.Array | None = None,
+        first: dict[str, jax.Array] | None = None,
+    ) -> jax.Array:
         """Gathers `[batch, source, time, receiver]` to velocity `[batch, depth, x]` m/s float32 on `survey.grid`.
 
         `survey.sources` and `.receivers` are `[count, 2]` or `[batch, count, 2]`. Without `dropout_key` the result
-        is deterministic. Raises UserError where the survey is not sampled at the network's `dt`.
+        is deterministic. `first` is what a second stage corrects: `velocity` on the survey's grid, and the `gathers`
+        simulated from it. Raises UserError where the survey is not sampled at the network's `dt` or `first` is missing.
         """
         config = self.config
+        if (first is not None) != config.second_stage:
+            raise UserError(
+                f"network: second_stage {config.second_stage}, but a first stage's answer is "
+                f"{'there' if first is not None else 'missing'}: give the run a first_stage, or leave out second_stage"
+            )
         if not math.isclose(survey.dt, config.dt, rel_tol=1e-3):
             raise UserError(
                 f"gathers are sampled every {survey.dt:g} s, this network reads {config.dt:g} s: "
                 "resample them first (data.resample.resample_gathers)"
             )
-        tokens = self.tokens(gathers, survey)
+        tokens = self.tokens(gathers, survey, None if first is None else gathers - first["gathers"])
         for index, layer in enumerate(self.encoder):
             key = subkey(dropout_key, index)
             tokens = self._block(lambda t, layer=layer, key=key: layer(t, key), tokens)
@@ -153,6 +172,11 @@ class VelocityNet(nnx.Module):
         echo = of_times(2 * places[:, 0] / FIRST_GUESS)
         queries = queries + self.token_place.when(echo).astype(jnp.float32)
         queries = jnp.broadcast_to(queries[None], (batch, rows * across, width))
+        if first is not None:
+            known = native(first["velocity"], config, survey)
+            low, upper = config.velocity_bounds
+            patches = windows((known - low) / (upper - low) - 0.5, config.patch_shape, (rows, across))
+            queries = queries + self.start(patches).astype(jnp.float32)
         for index, turn in enumerate(self.decoder):
             key = subkey(dropout_key, 1000 + index)
             queries = self._block(lambda q, turn=turn, key=key: turn(q, tokens, key), queries)
@@ -161,18 +185,23 @@ class VelocityNet(nnx.Module):
         pixels = blended(pixels.reshape(batch, rows, across, 2 * high, 2 * wide))
         if config.refine_channels:
             pixels = pixels + self._block(self._refine, pixels)
+        if first is not None:
+            return corrected(first["velocity"], on_grid(pixels, config, survey), config)
         return on_grid(bounded(pixels, config), config, survey)
 
-    def tokens(self, gathers: jax.Array, survey: Survey) -> jax.Array:
-        """Tokens `[batch, source, token, channel]` of the gathers before the encoder, positions added."""
+    def tokens(self, gathers: jax.Array, survey: Survey, residual: jax.Array | None = None) -> jax.Array:
+        """Tokens `[batch, source, token, channel]` of the gathers (and residual) before the encoder, with positions."""
         config = self.config
         batch, source, time, receiver = gathers.shape
         sources, receivers = positions(survey.sources, batch), positions(survey.receivers, batch)
         length = config.patch_samples
         count = -(-time // length)
-        padded = jnp.pad(gathers.astype(jnp.float32), ((0, 0), (0, 0), (0, count * length - time), (0, 0)))
-        patches = padded.reshape(batch * source, count, length, receiver).swapaxes(2, 3) / config.amplitude
-        patches = jnp.concatenate([jnp.arcsinh(gain * patches) / math.asinh(gain) for gain in config.gains], axis=-1)
+        channels = []
+        for record in (gathers,) if residual is None else (gathers, residual):
+            padded = jnp.pad(record.astype(jnp.float32), ((0, 0), (0, 0), (0, count * length - time), (0, 0)))
+            patches = padded.reshape(batch * source, count, length, receiver).swapaxes(2, 3) / config.amplitude
+            channels += [jnp.arcsinh(gain * patches) / math.asinh(gain) for gain in config.gains]
+        patches = jnp.concatenate(channels, axis=-1)
         times = (np.arange(count) + 0.5) * length * config.dt
         values = self.patch(patches).astype(jnp.float32) + self.patch_place(times, sources, receivers)
         for stage, blocks in enumerate(self.stages):
@@ -182,13 +211,13 @@ class VelocityNet(nnx.Module):
             for block in blocks:
                 values = self._block(block, values)
 
-        _, steps, lines, channels = values.shape
+        _, steps, lines, width = values.shape
         rows = min(steps, math.ceil(time * config.dt / config.token_duration))
         columns = min(lines, config.receiver_tokens)
         in_time = pooling_matrix(steps, rows, config.moments[0])
         in_line = pooling_matrix(lines, columns, config.moments[1])
         pooled = jnp.einsum("bthc,mt,nh->bmnc", self.pool_norm(values), in_time, in_line)
-        pooled = pooled.reshape(batch * source, rows, config.moments[0], columns, config.moments[1], channels)
+        pooled = pooled.reshape(batch * source, rows, config.moments[0], columns, config.moments[1], width)
         pooled = pooled.swapaxes(2, 3).reshape(batch * source, rows, columns, -1)
         stride = length * 2 ** (len(self.stages) - 1)
         times = pooling_matrix(steps, rows, 1) @ ((np.arange(steps) + 0.5) * stride * config.dt)
@@ -303,6 +332,32 @@ def bounded(pixels: jax.Array, config: VelocityNetConfig) -> jax.Array:
         return low + (high - low) * jax.nn.sigmoid(pixels)
     # Slope as the sigmoid's in the middle of the bounds, so that both learn at the same rates.
     return low + (high - low) / 2 * jax.nn.softplus(pixels)
+
+
+def corrected(start: jax.Array, pixels: jax.Array, config: VelocityNetConfig) -> jax.Array:
+    """The first stage's velocity plus a correction, within the bounds (the lower one alone for softplus)."""
+    low, high = config.velocity_bounds
+    velocity = start + (high - low) / 4 * pixels  # the sigmoid's slope in the middle of the bounds
+    return jnp.clip(velocity, low, high if config.output == "sigmoid" else None)
+
+
+def native(velocity: jax.Array, config: VelocityNetConfig, survey: Survey) -> jax.Array:
+    """Velocity `[batch, depth, x]` of the survey's grid on the network's pixels; the last node continues beyond."""
+    depth, x = pixel_counts(config, survey)
+    ratio = config.spacing / survey.grid.spacing
+    return interpolate(interpolate(velocity, np.arange(depth) * ratio, axis=1), np.arange(x) * ratio, axis=2)
+
+
+def windows(field: jax.Array, patch_shape: tuple[int, int], counts: tuple[int, int]) -> jax.Array:
+    """What each decoder query predicts of a field `[batch, depth, x]`: `[batch, query, 4 high wide]`."""
+    (high, wide), (rows, across) = patch_shape, counts
+    before, behind = (high // 2, wide // 2), (high - high // 2, wide - wide // 2)
+    extra = [(b, c * n + a - size) for b, a, n, c, size in zip(before, behind, patch_shape, counts, field.shape[1:])]
+    padded = jnp.pad(field, ((0, 0), *extra), mode="edge")
+    down = np.arange(rows)[:, None] * high + np.arange(2 * high)
+    right = np.arange(across)[:, None] * wide + np.arange(2 * wide)
+    patches = jnp.take(jnp.take(padded, down, axis=1), right, axis=3)  # [batch, row, 2 high, column, 2 wide]
+    return patches.swapaxes(2, 3).reshape(len(field), rows * across, 4 * high * wide)
 
 
 def on_grid(velocity: jax.Array, config: VelocityNetConfig, survey: Survey) -> jax.Array:

@@ -23,10 +23,9 @@ def augment(
     """An augmented batch; the survey's positions get a leading batch axis where samples may be mirrored."""
     keys = iter(jax.random.split(key, 8))
     batch = gathers.shape[0]
-    mirror_key, spectrum_key, amplitude_key, trace_key, shot_key, time_key, *_ = keys
+    _, spectrum_key, amplitude_key, trace_key, shot_key, time_key, *_ = keys
     if config.mirror > 0:
-        flipped = jax.random.bernoulli(mirror_key, config.mirror, (batch,))
-        gathers, velocity, survey = mirror(flipped, gathers, velocity, survey)
+        gathers, velocity, survey = mirror(mirrored_rows(key, batch, config), gathers, velocity, survey)
     if config.noise > 0 or config.shift > 0 or config.frequency_mask > 0:
         gathers = _in_spectrum(spectrum_key, gathers, survey.dt, config)
     if config.amplitude > 0:
@@ -39,6 +38,11 @@ def augment(
     if config.time_mask > 0:
         gathers = _times(gathers, _outside_gap(time_key, gathers.shape, survey.dt, config))
     return gathers, velocity, survey
+
+
+def mirrored_rows(key: PRNGKeyArray, batch: int, config: AugmentConfig) -> Bool[Array, "batch"]:
+    """Which samples `augment` with this key shows from behind."""
+    return jax.random.bernoulli(jax.random.split(key, 8)[0], float(config.mirror), (batch,))
 
 
 def mirror(

@@ -48,6 +48,16 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class FirstStageConfig:
+    """A trained run whose answer a second stage reads and corrects."""
+
+    checkpoint: str
+    """RUN, or RUN/checkpoints/STEP; needed again to predict with the second stage."""
+    digest: str = ""
+    """Of its networks; filled in when training starts, and held to from then on."""
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """All lengths are in training steps (batches), also where gradients are accumulated."""
 

@@ -1,6 +1,7 @@
 """`--dry-run`: what a run would need and how fast it could be, without training and without writing anything."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -8,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from seisvel_jax.config import Config
-from seisvel_jax.data.pipeline import open_data, training_survey
+from seisvel_jax.data.online import Simulated
 from seisvel_jax.logging import say
 from seisvel_jax.models.ensemble import member_names
 from seisvel_jax.survey import Survey
+from seisvel_jax.training.first_stage import resolved
 from seisvel_jax.training.memory import GIB, advice, lower_step, memory_limit, memory_of
 from seisvel_jax.training.mesh import make_mesh, one_device, say_mesh
+from seisvel_jax.training.source import dataset_and_survey
 from seisvel_jax.training.state import abstract_params
 
 
@@ -25,7 +28,8 @@ def dry_run(config: Config) -> dict[str, Any]:
     matrix product measured here and now, nothing lost to reading, memory traffic or communication. Raises UserError
     as training would for its data and devices.
     """
-    survey = training_survey(open_data(config.data), config.data)
+    config = resolved(config)
+    survey = dataset_and_survey(config)[1]
     mesh = make_mesh(config)
     say_mesh(mesh, config)
     result: dict[str, Any] = {"mesh": dict(mesh.shape), "parameters": parameter_counts(config, survey)}
@@ -35,7 +39,9 @@ def dry_run(config: Config) -> dict[str, Any]:
 
     start = time.perf_counter()
     lowered = lower_step(config, survey, mesh)
-    whole = lowered if mesh.size == 1 else lower_step(config, survey, one_device())
+    # XLA counts the body of a loop once: all parts in one, as if on one device.
+    at_once = replace(config, parts=1)
+    whole = lowered if (mesh.size, config.parts) == (1, 1) else lower_step(at_once, survey, one_device())
     result["flop_a_step"] = float((whole.cost_analysis() or {}).get("flops", 0.0))
     say(f"step        {_si(result['flop_a_step'])}FLOP, {_si(result['flop_a_step'] / config.batch_size)}FLOP a sample")
 
@@ -57,7 +63,8 @@ def dry_run(config: Config) -> dict[str, Any]:
     say(f"compiled    in {time.perf_counter() - start:.0f} s")
     result["advice"] = advice(config, survey, mesh, limit) if limit and (not needed or needed.peak > limit) else ""
     if result["advice"]:
-        say(f"warning: does not fit: {result['advice']}")
+        then = "; training does so by itself" if config.memory == "fit" and "give --" in result["advice"] else ""
+        say(f"warning: does not fit: {result['advice']}{then}")
 
     rate = matmul_rate(config)
     result["matmul_flop_a_second"] = rate
@@ -66,7 +73,25 @@ def dry_run(config: Config) -> dict[str, Any]:
         f"speed       {result['samples_a_second_at_most']:.3g} samples/s at most: an estimate, at the "
         f"{_si(rate)}FLOP/s that a plain matrix product reaches on each device"
     )
+    if config.data.online is not None:
+        simulated = Simulated(config.data.online, survey, config.data.seed, mesh)
+        seconds = simulation_seconds(simulated, config.data.online.rows(config.batch_size))
+        result["online_samples_a_second"] = config.data.online.rows(config.batch_size) / seconds
+        say(
+            f"online      {result['online_samples_a_second']:.3g} samples/s drawn and simulated, measured: "
+            f"{simulated.words}; {seconds:.3g} s of every step"
+        )
     return result
+
+
+def simulation_seconds(simulated: Simulated, rows: int) -> float:
+    """Seconds to draw and simulate the rows of one step, once it is compiled; the better of two."""
+    times = []
+    for step in range(3):  # of one program even where several sponges take turns
+        start = time.perf_counter()
+        jax.block_until_ready(simulated("training", step * simulated.programs, rows))
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
 
 
 def parameter_counts(config: Config, survey: Survey) -> list[int]:

@@ -17,6 +17,7 @@ from seisvel_jax.data.pipeline import Batches, Resampled, SkipBad, open_data, re
 from seisvel_jax.data.split import split_indices
 from seisvel_jax.errors import UserError
 from seisvel_jax.survey import Grid, Survey
+from seisvel_jax.training.first_stage import FrozenStage
 from seisvel_jax.training.mesh import over_data, place_rows
 
 NOBODY = np.zeros(0, np.int64)
@@ -28,9 +29,10 @@ class Source:
 
     survey: Survey
     from_step: Callable[[int], Iterator[dict[str, Any]]]
-    """Batches `step`, `step + 1`, … on their devices: `gathers [batch, source, time, receiver]`, `velocity [batch,
-    depth, x]`, and where stored data hold gathers alone `labelled [batch]`, 1 in rows with a velocity and 0 in others.
-    What is drawn online is on its way when `next` returns, and nothing waits for it."""
+    """Batches `step`, `step + 1`, … on their devices: `gathers [batch, source, time, receiver]` and `velocity [batch,
+    depth, x]`. Besides, where stored data hold gathers alone, `labelled [batch]`: 1 in rows with a velocity, 0 in the
+    others; and for a second stage `first`, what the first one found. All of it is on its way when `next` returns, and
+    nothing waits for it."""
     describe: Callable[[int], str]
     """The stored samples of a batch in words, for a message."""
     samples: Any
@@ -48,6 +50,8 @@ class Source:
     lines: tuple[str, ...]
     """What a run says about its data."""
     skipping: SkipBad | None
+    stage: FrozenStage | None
+    """The first stage of a second one."""
 
 
 def open_source(config: Config, mesh: Mesh) -> Source:
@@ -86,7 +90,8 @@ def open_source(config: Config, mesh: Mesh) -> Source:
         assert simulated is not None
         example = simulated.samples("example", 1, drawn).gathers(0)
 
-    lines = []
+    stage = None if config.first_stage is None else FrozenStage(config, survey, mesh)
+    lines = [] if config.first_stage is None else [f"first stage {config.first_stage.checkpoint}"]
     if dataset is not None:
         seen = "" if len(held_out) == len(validation) else f" ({len(held_out)} of them each time)"
         epochs = f" ({config.steps * stored / len(training):.1f} epochs)" if len(training) else ""
@@ -99,7 +104,9 @@ def open_source(config: Config, mesh: Mesh) -> Source:
 
     return Source(
         survey=survey,
-        from_step=lambda step: _joined(batches, simulated, step, drawn=drawn, grid=survey.grid, mesh=mesh),
+        from_step=lambda step: _with_first(
+            stage, _joined(batches, simulated, step, drawn=drawn, grid=survey.grid, mesh=mesh)
+        ),
         describe=lambda step: f"online, step {step}" if batches is None else batches.describe(step),
         samples=samples,
         held_out=held_out,
@@ -109,6 +116,7 @@ def open_source(config: Config, mesh: Mesh) -> Source:
         digest="online" if dataset is None else _digest(dataset, training),
         lines=tuple(lines),
         skipping=skipping,
+        stage=stage,
     )
 
 
@@ -190,6 +198,11 @@ def _joined(
             parts[-1] = place_rows(mesh, parts[-1])
         yield parts[0] if len(parts) == 1 else join(tuple(parts))
         step += 1
+
+
+def _with_first(stage: FrozenStage | None, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for batch in batches:
+        yield batch if stage is None else {**batch, "first": stage(batch["gathers"])}
 
 
 def _labelled(rows: dict[str, Any], grid: Grid) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from seisvel_jax.arrays import PRNGKeyArray
-from seisvel_jax.models.ensemble import graphdefs, init_params
+from seisvel_jax.models.ensemble import apply_member, graphdefs, init_params
 from seisvel_jax.survey import Survey
 from seisvel_jax.training.mesh import everywhere, one_device, over_member
 
@@ -70,6 +70,21 @@ def abstract_state(
 def abstract_params(groups: tuple, survey: Survey) -> tuple[tuple, tuple]:
     """`(graphdefs, params)` with shapes and dtypes in place of arrays; graphdefs are static and complete."""
     return graphdefs(groups, survey), jax.eval_shape(lambda key: init_params(groups, survey, key), jax.random.key(0))
+
+
+def check_networks(graphdefs: tuple, params: tuple, survey: Survey, batch_size: int) -> None:
+    """Raise UserError where a network (`abstract_params`) cannot read the survey; nothing is computed."""
+    gathers = jax.ShapeDtypeStruct((batch_size, *survey.gather_shape), jnp.float32)
+    velocity = jax.ShapeDtypeStruct((batch_size, *survey.grid.shape), jnp.float32)
+    for graphdef, tree in zip(graphdefs, params):
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
+        read = partial(apply_member, graphdef)
+        jax.eval_shape(
+            lambda p, g, f, read=read: read(p, g, survey, first=f),
+            one,
+            gathers,
+            {"velocity": velocity, "gathers": gathers},
+        )
 
 
 def _new_state(groups: tuple, survey: Survey, optimizer: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:

@@ -16,6 +16,7 @@ from seisvel_jax.metrics import mape
 from seisvel_jax.models.ensemble import predict_members
 from seisvel_jax.models.weights import combine, fit_weights, median
 from seisvel_jax.survey import Survey
+from seisvel_jax.training.first_stage import FrozenStage
 from seisvel_jax.training.mesh import everywhere, my_rows, over_data, over_member, place_rows
 from seisvel_jax.training.records import Records
 from seisvel_jax.training.source import spread
@@ -24,17 +25,25 @@ FIT_PIXELS = 2_000_000
 """Pixels (of one member) that weights and post-processing are fitted on at most: seconds, not minutes."""
 
 
-def make_predict(graphdefs: tuple, survey: Survey, mesh: Mesh) -> Callable[[tuple, Any], np.ndarray]:
+def make_predict(
+    graphdefs: tuple, survey: Survey, mesh: Mesh, stage: FrozenStage | None = None
+) -> Callable[[tuple, Any], np.ndarray]:
     """`(params, gathers [batch, ...]) -> velocity [member, batch, depth, x]`, jitted, without dropout.
 
     Each process gives its own rows of the batch and gets the whole answer.
     """
+    rows = over_data(mesh)
     jitted = jax.jit(
-        lambda params, gathers: predict_members(graphdefs, params, gathers, survey, mesh),
-        in_shardings=(over_member(mesh), over_data(mesh)),
+        lambda params, gathers, first: predict_members(graphdefs, params, gathers, survey, mesh, first=first),
+        in_shardings=(over_member(mesh), rows, rows),
         out_shardings=everywhere(mesh),
     )
-    return lambda params, gathers: np.asarray(jitted(params, place_rows(mesh, gathers)))
+
+    def predict(params: tuple, gathers: Any) -> np.ndarray:
+        gathers = place_rows(mesh, gathers)
+        return np.asarray(jitted(params, gathers, None if stage is None else stage(gathers)))
+
+    return predict
 
 
 @dataclass(frozen=True)
