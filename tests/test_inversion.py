@@ -2,11 +2,14 @@
 
 import dataclasses
 import itertools
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from training_support import quick_compilation
 
 from seisvel_jax.errors import UserError
 from seisvel_jax.inversion import adam, lbfgs, priors
@@ -72,7 +75,8 @@ def test_gradient_of_misfit_against_finite_differences(name, double):
     assert float(value(observed)) == pytest.approx(0, abs=1e-20)
     unreduced = MISFITS[name](jnp.asarray(predicted), jnp.asarray(observed), jnp.asarray(mask))
     assert unreduced.shape == predicted.shape and float(unreduced.min()) >= 0
-    assert not np.asarray(unreduced)[np.broadcast_to(mask == 0, unreduced.shape)].any()
+    silent = np.broadcast_to(mask == 0 if name != "wasserstein" else ~mask.any(2, keepdims=True), unreduced.shape)
+    assert not np.asarray(unreduced)[silent].any()
 
 
 def test_misfits_of_known_gathers(double):
@@ -110,7 +114,7 @@ def test_low_pass_keeps_what_is_low_and_has_no_phase(double):
     low, high = (window * np.cos(2 * np.pi * f * (time - 0.5)) for f in (5.0, 40.0))
     response = low_pass_response(15.0, 1000, 1e-3)
     out = np.asarray(low_pass(jnp.asarray(low + high)[None, None, :, None], jnp.asarray(response)))[0, 0, :, 0]
-    np.testing.assert_allclose(out, low, atol=2e-3)
+    np.testing.assert_allclose(out, low, atol=4e-3)
     assert low_pass_response(np.inf, 1000, 1e-3).min() == 1
 
 
@@ -350,3 +354,13 @@ def test_what_does_not_fit_is_refused(toy):
         invert(observed, velocity / 1000, survey, config)
     with pytest.raises(UserError, match="proximal"):
         invert(observed, velocity, survey, config, proximal=lambda v: v)
+
+
+def test_the_code_of_the_page_runs():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "inversion.md").read_text()
+    names: dict = {}
+    with quick_compilation():
+        for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+            exec(compile(block, "docs/inversion.md", "exec"), names)
+    assert names["closer"].evaluations == 20 and names["closer"].velocity.shape == (1, 16, 24)
+    assert (names["found"].misfit_after < 0.1 * names["found"].misfit_before).all()

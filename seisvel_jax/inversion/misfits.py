@@ -1,8 +1,9 @@
 """How predicted and observed gathers are compared: unreduced, `[batch, shot, time, receiver]`.
 
 `predicted` and `observed` have that shape; so does `mask`, or one that broadcasts to it: 1 where a sample counts, 0 in
-dead traces and mutes. What is masked adds 0 and has no gradient. The mean over the samples that count is the misfit.
-Units are the caller's; `inversion/objective.py` divides both by the RMS value of the observed gathers first.
+dead traces and mutes. What is masked adds 0 and has no gradient (for `wasserstein` a muted stretch holds the density of
+silence). The mean over the samples that count is the misfit. Units are the caller's; `inversion/objective.py` divides
+both by the RMS value of the observed gathers first.
 """
 
 from collections.abc import Callable
