@@ -113,6 +113,8 @@ def main() -> None:
             predict = ensemble_of(run).predict
             together, alone = predict(arrays(4)[0], SURVEY), [predict(one[None], SURVEY) for one in arrays(4)[0]]
             np.savez(folder / "rows.npz", together=together, alone=np.concatenate(alone, axis=1))
+    if not QUICKLY:
+        np.savez(folder / "parts.npz", **in_parts())
     # Saved on one number of devices, gone on with another.
     for old, new in MOVES:
         checkpoints = Checkpoints(folder / f"run{old[0]}{old[1]}")
@@ -122,6 +124,26 @@ def main() -> None:
         name = f"moved{old[0]}{old[1]}{new[0]}{new[1]}.npz"
         np.savez(folder / name, losses=losses, **flat(state.params))
         checkpoints.close()
+
+
+def in_parts() -> dict[str, np.ndarray]:
+    """Losses of three steps without dropout, by mesh, in two parts; `whole`: on one device in one."""
+    model = replace(LIGHT.groups[0].model, dropout=0.0)
+    config = replace(LIGHT, groups=(replace(LIGHT.groups[0], model=model, members=2),), batch_size=8, optim=OPTIM)
+    optimizer = make_optimizer(config.optim, config.steps)
+    found = {}
+    for name, shape, parts in (("whole", (1, 1), 1), ("11", (1, 1), 2), ("41", (4, 1), 2), ("22", (2, 2), 2)):
+        wanted = replace(config, mesh_member=shape[1], parts=parts)
+        mesh = make_mesh(wanted, jax.devices()[: shape[0] * shape[1]])
+        step = make_step(wanted, graphdefs(config.groups, SURVEY), optimizer, SURVEY, mesh)
+        state = init_state(config.groups, SURVEY, optimizer, stream_key(0, "init"), mesh)
+        losses = []
+        for number in range(3):
+            gathers, velocity = arrays(8, seed=number)
+            state, metrics = step(state, place_rows(mesh, {"gathers": gathers, "velocity": velocity}))
+            losses.append(metrics["loss"])
+        found[name] = np.stack(losses)
+    return found
 
 
 def local(params):

@@ -10,13 +10,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from training_support import CONFIG, LIGHT, MODEL, SURVEY, quick_compilation, write_data
+from training_support import CONFIG, LIGHT, MODEL, SURVEY
 
 from seisvel_jax import train as train_module
+from seisvel_jax.config import differences, to_dict
 from seisvel_jax.config import replace as change
 from seisvel_jax.errors import UserError
 from seisvel_jax.models.config import GroupConfig
 from seisvel_jax.training import memory
+from seisvel_jax.training.checkpoint import read_metadata, step_folders
 from seisvel_jax.training.dry_run import dry_run
 from seisvel_jax.training.memory import Memory, lower_step, memory_limit, memory_of, out_of_memory_explained
 from seisvel_jax.training.mesh import choose_shape, my_rows, one_device
@@ -87,6 +89,17 @@ def test_the_work_is_really_divided(four):
         assert other["divided"], shape
 
 
+def test_parts_of_a_batch_are_the_same_on_every_mesh(four):
+    """Losses of three steps in two parts, on all meshes those of one device and one part."""
+    if not (four / "parts.npz").exists():
+        pytest.skip("with all shapes only")
+    found = load(four, "parts")
+    whole = found.pop("whole")
+    assert len(found) == 3
+    for name, losses in found.items():
+        np.testing.assert_allclose(losses, whole, rtol=1e-5, err_msg=name)
+
+
 def test_prediction_divides_its_rows_over_the_devices(four):
     found = load(four, "rows")
     assert found["together"].shape[1:] == (4, 8, 8)
@@ -140,21 +153,8 @@ def test_meshes_that_cannot_be(arguments, words):
 
 
 def test_mesh_member_may_change_when_a_run_goes_on():
-    from seisvel_jax.config import differences, to_dict
-
     assert differences(to_dict(CONFIG), to_dict(replace(CONFIG, mesh_member=1))) == []
     assert my_rows(one_device(), 6) == slice(0, 6)
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    with quick_compilation(tmp_path_factory.mktemp("xla")):
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
 
 
 def test_dry_run_tells_and_leaves_nothing(programs, data, tmp_path, monkeypatch, capsys):
@@ -191,8 +191,9 @@ class Linear:
     """A step whose memory is known: 100 bytes of state, 50 a sample, 20 where activations are recomputed."""
 
     def __init__(self, config):
+        self.config = config
         each = 20 if config.groups[0].model.remat else 50
-        self.memory = Memory(100 + 8 * (config.optim.accumulate > 1), each * config.batch_size)
+        self.memory = Memory(100 + 8 * (config.parts > 1), each * config.batch_size // config.parts)
 
     def compile(self):
         if self.memory.peak > 4000:
@@ -205,25 +206,62 @@ class Linear:
     [
         (16, 900, ""),
         (16, 899, "give --groups.0.model.remat (4.2e-07 or 3.91e-07 GiB)"),
-        (16, 419, "--batch-size 8 --optim.accumulate 2"),
-        (16, 200, "--batch-size 4 --optim.accumulate 4"),
-        (12, 230, "--batch-size 6 --optim.accumulate 2"),
-        (12, 227, "--batch-size 4 --optim.accumulate 3"),
+        (16, 419, "give --groups.0.model.remat --parts 2"),
+        (16, 200, "--parts 4 "),
+        (12, 230, "--parts 2 "),
+        (12, 227, "--parts 3 "),
         (16, 110, "fewer members"),
         (128, 3000, "--groups.0.model.remat"),
         (512, 1500, "more than can be compiled needed"),
     ],
 )
-def test_advice_fits_and_changes_as_little_as_can_be(monkeypatch, batch, limit, answer):
-    monkeypatch.setattr(memory, "lower_step", lambda config, survey, mesh: Linear(config))
-    monkeypatch.setattr(memory, "memory_of", lambda compiled: compiled.memory)
+def test_advice_fits_and_changes_as_little_as_can_be(linear, batch, limit, answer):
     config = replace(CONFIG, batch_size=batch)
     said = memory.advice(config, SURVEY, one_device(), limit)
     assert (said == "") if answer == "" else (answer.split(" (")[0] in said), said
-    if answer.startswith("give --groups"):
-        assert "batch-size" not in said
+    if answer.startswith("give --groups") and limit > 419:
+        assert "parts" not in said
     if batch == 512:
-        assert "--batch-size 64 --optim.accumulate 8" in said
+        assert "--parts 8 " in said
+
+
+@pytest.fixture
+def linear(monkeypatch):
+    monkeypatch.setattr(memory, "lower_step", lambda config, *words: Linear(config))
+    monkeypatch.setattr(memory, "memory_of", lambda compiled: compiled.memory)
+
+
+def test_what_does_not_fit_is_made_to_fit_and_says_so(linear, monkeypatch, capsys):
+    """Chosen by itself where that is wished; going on, what was chosen first is kept, on a larger device too."""
+    monkeypatch.setattr(memory, "memory_limit", lambda device: 200)
+    config = replace(CONFIG, batch_size=16)
+    chosen, step = memory.fit(config, SURVEY, one_device())
+    assert chosen == replace(memory._with_remat(config), parts=4) and step.config == chosen
+    assert "--groups.0.model.remat --parts 4" in capsys.readouterr().err
+    assert differences(to_dict(chosen), to_dict(config)) == []
+    monkeypatch.setattr(memory, "memory_limit", lambda device: 10_000)
+    assert memory.fit(config, SURVEY, one_device())[0] == config
+    assert memory.keep(config, chosen) == chosen
+    assert memory.fit(memory.keep(config, chosen), SURVEY, one_device())[0] == chosen
+    monkeypatch.setattr(memory, "memory_limit", lambda device: 110)
+    assert memory.fit(config, SURVEY, one_device())[0] == config
+    assert "trying all the same" in capsys.readouterr().err
+    given = replace(config, memory="given")
+    assert memory.fit(given, SURVEY, one_device())[0] == given == memory.keep(given, chosen)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_was_chosen_is_in_the_checkpoint_and_stays(programs, data, tmp_path, monkeypatch, capsys):
+    """A step of 100 bytes in 50, of 10 with recomputed activations; then the run goes on where there is more."""
+    peaks = iter([100, 10, 10])
+    monkeypatch.setattr(memory, "memory_of", lambda compiled: Memory(0, next(peaks)))
+    monkeypatch.setattr(memory, "memory_limit", lambda device: 50)
+    for steps, chosen in ((2, True), (4, False)):
+        train_module.train(change(LIGHT, data__path=str(data), steps=steps, eval_every=2), tmp_path / "run")
+        assert ("goes on as with --groups.0.model.remat" in capsys.readouterr().err) == chosen
+        saved = read_metadata(step_folders(tmp_path / "run")[-1])["config"]
+        assert saved["groups"][0]["model"]["remat"] is True and saved["parts"] == 1 and saved["steps"] == steps
+    assert next(peaks, None) is None
 
 
 def test_memory_grows_with_the_batch(programs):
@@ -238,9 +276,9 @@ def test_memory_grows_with_the_batch(programs):
 
 
 def test_out_of_memory_is_one_line_with_the_cure(programs, monkeypatch):
-    monkeypatch.setattr(memory, "advice", lambda config, survey, mesh, limit: "give --batch-size 1")
+    monkeypatch.setattr(memory, "advice", lambda config, survey, mesh, limit: "give --parts 2")
     with (
-        pytest.raises(UserError, match=r"out of memory: give --batch-size 1\. JAX said: RESOURCE_EXHAUSTED"),
+        pytest.raises(UserError, match=r"out of memory: give --parts 2\. JAX said: RESOURCE_EXHAUSTED"),
         out_of_memory_explained(CONFIG, SURVEY, one_device()),
     ):
         jax.numpy.zeros(2**46).block_until_ready()
@@ -252,6 +290,6 @@ def test_groups_of_models_that_cannot_recompute_are_left_alone():
     from seisvel_jax.models.config import InversionNetConfig
 
     config = replace(CONFIG, groups=(GroupConfig(InversionNetConfig()), GroupConfig(MODEL)))
-    changed, words = memory._with_remat(config)
-    assert words == "--groups.1.model.remat" and changed.groups[0] == config.groups[0]
-    assert changed.groups[1].model.remat
+    changed = memory._with_remat(config)
+    assert changed.groups[0] == config.groups[0] and changed.groups[1].model.remat
+    assert memory.Choice(changed, None, None, None, 0).words(config) == "--groups.1.model.remat"

@@ -103,6 +103,26 @@ def test_two_architectures_in_one_step():
     assert metrics["loss"].shape == (3,)
 
 
+def test_parts_of_a_batch_make_the_step_of_the_whole():
+    """Mirrored positions and augmentation included; dropout alone is drawn anew."""
+    model = replace(MODEL, encoder_layers=0, dropout=0.0)
+    config = replace(CONFIG, groups=(GroupConfig(model),), batch_size=6)
+    gathers, velocity = arrays(6)
+    found = []
+    for parts in (1, 3):
+        state, step = start(replace(config, parts=parts))
+        for _ in range(2):
+            state, metrics = step(state, {"gathers": gathers, "velocity": velocity})
+        found.append(jax.tree.map(np.asarray, (metrics, state.ema)))
+    (whole, one), (in_parts, other) = found
+    for name in whole:
+        np.testing.assert_allclose(in_parts[name], whole[name], rtol=1e-5, err_msg=name)
+    for (path, ours), theirs in zip(jax.tree.leaves_with_path(other), jax.tree.leaves(one)):
+        name = jax.tree_util.keystr(path)
+        if not ("bias" in name and ("keys" in name or "queries" in name)):  # gradients of rounding, which Adam enlarges
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max(), err_msg=name)
+
+
 def test_streams_and_steps_have_their_own_keys():
     keys = [stream_key(0, "init"), stream_key(0, "step"), stream_key(0, "step", 1), stream_key(1, "step", 1)]
     data = np.stack([jax.random.key_data(key) for key in keys])
