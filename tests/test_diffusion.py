@@ -11,11 +11,12 @@ from seisvel_jax.diffusion.flow import Flow
 from seisvel_jax.diffusion.sampler import SamplerConfig, integrate, sample, sigma_levels
 from seisvel_jax.errors import UserError
 
+EDM_GRID = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 PRIORS = {"gaussian": gaussian(), "mixture": mixture()}
 
 
 def test_levels_are_those_of_edm():
-    config = SamplerConfig(steps=5)
+    config = SamplerConfig(steps=5, **EDM_GRID)
     np.testing.assert_allclose(config.sigmas[[0, -2, -1]], [80, 0.002, 0], rtol=1e-5)
     np.testing.assert_allclose(
         np.diff(config.sigmas[:-1] ** (1 / 7)), np.diff(config.sigmas[:2] ** (1 / 7))[0], rtol=1e-4
@@ -45,12 +46,23 @@ def test_samplers_are_of_second_order(method):
     np.testing.assert_allclose(orders, 2, atol=0.25)
 
 
+def test_sixteen_evaluations_of_dpm_are_enough_on_the_usual_grid():
+    """Variance right within 6 % whatever the prior's width; EDM's grid is off by 17 % and more."""
+    widths = np.repeat([0.05, 0.2, 0.5], 2)
+    prior = Gaussian(np.zeros(CELLS), np.diag(widths**2))
+    for config, low, high in ((SamplerConfig(), 0.94, 1.06), (SamplerConfig(**EDM_GRID), 1.15, 1.22)):
+        unit = jnp.full((1, 1, *SHAPE), config.sigma_max)
+        run = jax.jit(lambda n, c=config: integrate(prior.denoise, n, None, c.sigmas, jax.random.key(0), config=c))
+        ratios = (np.asarray(run(unit)).reshape(CELLS) / widths) ** 2
+        assert (low < ratios).all() and (ratios < high).all()
+
+
 def test_heun_has_the_spread_it_is_known_to_have():
     """From sigma 80 with 8, 16, 32, 64 levels the samples of N(mean, 0.3^2) are 0.439 ... 0.3008 wide."""
     prior = Gaussian(np.zeros(CELLS), 0.3**2 * np.eye(CELLS))
     unit = jnp.full((1, 1, *SHAPE), 80.0)
     for steps, width in ((8, 0.439), (16, 0.325), (32, 0.305), (64, 0.3008)):
-        config = SamplerConfig("heun", steps)
+        config = SamplerConfig("heun", steps, **EDM_GRID)
         clean = jax.jit(lambda n, c=config: integrate(prior.denoise, n, None, c.sigmas, jax.random.key(0), config=c))(
             unit
         )
@@ -82,7 +94,7 @@ def test_samples_of_a_batch_follow_their_own_conditions():
         shift = over(condition, noisy)
         return prior.denoise(noisy - shift, sigma) + shift
 
-    condition = jnp.asarray([0.0, 2.0])
+    condition = jnp.asarray([0.0, 0.5])
     run = jax.jit(lambda key: sample(shifted, condition, (2, *SHAPE), key, SamplerConfig("dpm", 48), samples=2000))
     found = run(jax.random.key(3))
     assert found.shape == (2000, 2, *SHAPE)
