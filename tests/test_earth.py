@@ -85,11 +85,11 @@ def test_a_key_is_one_earth_on_any_grid():
 
 def test_channels_faults_and_unconformities_are_there():
     """Beds end against faults, channels and unconformities: where nothing did, a layer could be followed throughout."""
-    depth, x = jnp.arange(1260.0)[:, None], jnp.arange(300.0)
+    depth, x = jnp.arange(0.0, 1260.0, 6.0)[:, None], jnp.arange(300.0)
     draw_slip = jax.jit(jax.vmap(lambda key: random_slip(key, depth, x[None], deepest=jnp.asarray(200.0), width=300.0)))
-    slip = np.asarray(draw_slip(jax.random.split(jax.random.key(0), 200)))
+    slip = np.asarray(draw_slip(jax.random.split(jax.random.key(0), 100)))
     assert slip.min() >= 0 and 20 < slip.max() < 80  # normal faults only move rock down; several throws add up
-    assert (slip[:, :200] < 0.5).all()  # the seabed is whole
+    assert (slip[:, :33] < 0.5).all()  # the seabed is whole
     jumps = np.abs(np.diff(slip, axis=2)).max(1)  # metres by which neighbouring columns are offset
     share = (jumps.max(1) > 3).mean()
     assert 0.2 < share < 0.8
