@@ -37,8 +37,14 @@ def toy_survey(shots: int = 2):
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quickly(tmp_path_factory):
+    with quick_compilation(tmp_path_factory.mktemp("programs")):
+        yield
+
+
 @pytest.fixture(scope="module")
-def toy():
+def toy(quickly):
     survey = toy_survey()
     velocity = np.full((2, 16, 24), 1800, np.float32)
     velocity[0, 7:], velocity[1, 10:] = 2300, 2000
