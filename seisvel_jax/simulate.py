@@ -46,6 +46,9 @@ class Simulate:
     model_spacing: tuple[float, float] | None = None
     """Metres between the nodes of --models in depth and x: with it, models that are larger than the survey are cut into
     windows of its extent, side by side. Without it a model of any sampling is taken for all of the survey's ground."""
+    clip: tuple[float, float] | None = None
+    """m/s between which the velocities of --models are held: gas at 1028 m/s may ask for a finer grid, and salt at 4800
+    m/s for a shorter step, than all the rest."""
     family: tuple[str, ...] = ()
     """Of random models, several take turns: speed-and-structure, openfwi (its ten families mixed), flatvel-a,
     curvevel-b, flatfault-a, style-b ... Default: the survey's own."""
@@ -139,12 +142,12 @@ def simulate(options: Simulate) -> int:
 def _models(options: Simulate) -> "tuple[Velocities, Survey, dict[str, Any]]":
     """The models, the survey they are seen with, and what to remember of where they came from."""
     from seisvel_jax.data.velocity_files import open_velocities
-    from seisvel_jax.simulation.velocities import AugmentedVelocities, RandomVelocities
+    from seisvel_jax.simulation.velocities import AugmentedVelocities, ClippedVelocities, RandomVelocities
     from seisvel_jax.simulation.windows import windows_of
 
     if options.models is None:
-        if options.augment or options.model_spacing:
-            raise UserError("--augment and --model-spacing are about your own models: give --models FILE_OR_FOLDER")
+        if options.augment or options.model_spacing or options.clip:
+            raise UserError("--augment, --model-spacing and --clip are about your own models: give --models PLACE")
         if options.count is None or options.count < 1:
             raise UserError("give --models FILE_OR_FOLDER, or --count N (1 or more) to draw N random models")
         survey = survey_of(options)
@@ -155,7 +158,12 @@ def _models(options: Simulate) -> "tuple[Velocities, Survey, dict[str, Any]]":
     found = open_velocities(options.models)
     survey = survey_of(options, found.velocity(0).shape)
     models = windows_of(found, survey, options.model_spacing)
+    if options.clip is not None:
+        models = ClippedVelocities(models, *options.clip)
     origin: dict[str, Any] = {"origin": str(options.models.resolve())}
+    for name in ("model_spacing", "clip"):
+        if getattr(options, name) is not None:
+            origin[name] = list(getattr(options, name))
     if not options.augment:
         return models, survey, origin
     if options.count is None or options.count < 1:

@@ -63,7 +63,10 @@ def test_a_pack_holds_what_the_folders_hold_and_a_stopped_run_ends_with_the_same
     velocity[3, 5, 5] = 6000  # a shorter time step of its own
     drawn = {"widths": WIDTHS, "noise": Noise(white=0.1, dead=0.1), "seed": 5}
     simulate_dataset(velocity, survey, "challenge", tmp_path / "folders", **drawn)
-    simulate_dataset(velocity, survey, "packed", tmp_path / "pack", file_size=2, **drawn)
+    with monkeypatch.context() as patch:
+        # Batches of three, which fill up in another order than that of the samples.
+        patch.setattr(simulator, "together", lambda batch_size: batch_size)
+        simulate_dataset(velocity, survey, "packed", tmp_path / "pack", file_size=2, batch_size=3, **drawn)
     folders, pack = open_dataset(tmp_path / "folders"), open_dataset(tmp_path / "pack")
     assert pack.layout == "packed" and verify(tmp_path / "pack") == [] and folders.names == pack.names
     for i in range(7):
@@ -191,9 +194,9 @@ def test_each_sample_has_its_own_boundary():
 def test_batching_does_not_change_a_bit():
     """With the filter for time dispersion, which mixes the rows of all traces of a batch."""
     survey, velocity = tiny_survey(), random_velocity(4)
-    alone, together = (simulator.Simulator(survey, size) for size in (1, 4))
-    together.batch_size = 4
-    found = together.finish(together.start(velocity, 4500.0, 60.0), 4)
+    alone, four = (simulator.Simulator(survey, size) for size in (1, 4))
+    four.batch_size = 4
+    found = four.finish(four.start(velocity, 4500.0, 60.0), 4)
     for i in range(4):
         np.testing.assert_array_equal(alone.finish(alone.start(velocity[i : i + 1], 4500.0, 60.0), 1)[0], found[i])
 
@@ -301,6 +304,11 @@ def test_windows_of_a_segy_line(tmp_path, monkeypatch):
     found = open_dataset(tmp_path / "set")
     assert len(found) == 2
     np.testing.assert_allclose(found.velocity(1), 1000 * line[8:16].T, rtol=1e-6)
+    simulate(dataclasses.replace(options, clip=(2500.0, 3000.0), output=tmp_path / "clipped"))
+    clipped = open_dataset(tmp_path / "clipped").velocity(1)
+    np.testing.assert_allclose(clipped, np.clip(1000 * line[8:16].T, 2500, 3000), rtol=1e-6)
+    with pytest.raises(UserError, match="--clip"):
+        simulate(dataclasses.replace(options, clip=(3000.0, 2500.0), output=tmp_path / "other"))
     with pytest.raises(UserError, match="expected \\(depth, x\\)"):
         simulate(dataclasses.replace(options, model_spacing=None, output=tmp_path / "other"))
     (tmp_path / "bad.sgy").write_bytes(b"no traces in here")

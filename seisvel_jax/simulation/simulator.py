@@ -22,6 +22,13 @@ def ceiling(fastest: float) -> float:
     return USUAL_FASTEST if fastest <= USUAL_FASTEST else float(np.ceil(fastest / 500) * 500)
 
 
+def together(batch_size: int) -> int:
+    """Samples to simulate at once. On a CPU one a core keeps all busy; more would only wait longer for their file."""
+    import jax
+
+    return min(batch_size, jax.local_device_count()) if jax.default_backend() == "cpu" else batch_size
+
+
 class Simulator:
     """`propagate` on `solving_survey` for up to `batch_size` samples; each time step and boundary is compiled once."""
 
@@ -30,8 +37,8 @@ class Simulator:
 
         self._survey = solving_survey(survey)
         self._cpu = jax.default_backend() == "cpu"
-        self.batch_size = min(batch_size, jax.local_device_count()) if self._cpu else batch_size
-        """On a CPU one sample a core keeps all busy; more would only wait longer for their file."""
+        self.batch_size = together(batch_size)
+        """Samples simulated at once."""
         self._plans: dict[tuple[float, float], Any] = {}
 
     def start(self, velocity: np.ndarray, limit: float, width: float) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from seisvel_jax.data.noise import draws
+from seisvel_jax.errors import UserError
 
 if TYPE_CHECKING:
     from seisvel_jax.survey import Survey
@@ -37,6 +38,20 @@ class ArrayVelocities:
     def velocity(self, index: int) -> np.ndarray:
         """`[depth, x]` m/s."""
         return self._velocity[index]
+
+
+class ClippedVelocities:
+    """Models held between two velocities in m/s: what lies outside would need a finer grid or a shorter time step."""
+
+    def __init__(self, velocities: Velocities, low: float, high: float):
+        if not 0 < low < high < float("inf"):
+            raise UserError(f"--clip {low:g} {high:g}: expected two velocities in m/s above 0, the smaller first")
+        self._velocities, self._low, self._high = velocities, low, high
+        self.names = velocities.names
+
+    def velocity(self, index: int) -> np.ndarray:
+        """`[depth, x]` m/s."""
+        return np.clip(self._velocities.velocity(index), self._low, self._high)
 
 
 class RandomVelocities:
