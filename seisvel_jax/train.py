@@ -31,6 +31,7 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
     `on_commit` is called after every finished checkpoint. Raises UserError for bad data or a run that does not fit,
     `Interrupted` after SIGINT or SIGTERM, when everything is saved.
     """
+    from seisvel_jax.inference.validation import Validation, make_predict
     from seisvel_jax.models.ensemble import member_names
     from seisvel_jax.training.checkpoint import Checkpoints
     from seisvel_jax.training.distributed import Agreement, is_first
@@ -43,7 +44,6 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
     from seisvel_jax.training.source import open_source
     from seisvel_jax.training.state import abstract_params, abstract_state, check_networks, init_state
     from seisvel_jax.training.step import stream_key
-    from seisvel_jax.training.validation import Validation, make_predict
 
     workdir = Path(workdir).absolute()
     if workdir.exists() and not workdir.is_dir():
