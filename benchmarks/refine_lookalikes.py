@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +143,13 @@ def table(results: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def processor() -> str:
+    """Its name, as the system tells it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=REPOSITORY / "demo" / "run")
@@ -174,10 +182,11 @@ def main() -> None:
     )
     facts = {
         "commit": commit.stdout.strip(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "load": os.getloadavg(),
-        "iterations": arguments.iterations,
+        "evaluations": arguments.iterations,
+        "grid spacing, m": arguments.grid_spacing or 5.0,
         "seconds": round(time.monotonic() - began, 1),
     }
     text = "# Refining look-alikes of the challenge\n\nMAPE in per cent, the network's answer -> refined. "

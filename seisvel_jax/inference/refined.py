@@ -202,7 +202,11 @@ class Refiner:
 
     def _predict(self, gathers: np.ndarray) -> np.ndarray:
         assert self.predictor is not None
-        return self.predictor.predict(gathers, survey=self.survey, tta=True, batch_size=len(gathers))[None]
+        # As a start is predicted (starts.PREDICTED): its errors are what is taken out.
+        answer = self.predictor.predict(
+            gathers, survey=self.survey, tta=True, post_process=True, batch_size=len(gathers)
+        )
+        return answer[None]
 
 
 def solver_survey(survey: Survey, settings: Settings) -> Survey:
