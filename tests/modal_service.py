@@ -353,7 +353,7 @@ class Service(api_grpc.ModalClientBase):
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=1200,
         )
 
 
