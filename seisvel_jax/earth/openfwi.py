@@ -111,7 +111,7 @@ def _block(key: jax.Array, depth: jax.Array, x: jax.Array, count: jax.Array, rul
         # Interface i is interface i - 1 displaced by sines of periods 1/1 .. 1/5 of the width; nearly parallel.
         waves = jnp.arange(1, SINES + 1, dtype=jnp.float32)
         fall = u[1, :SINES] / jnp.sqrt(waves)
-        size = jnp.where(jnp.arange(LAYERS) == 0, draws.between(u[1, SINES], 0.03, 0.12), 0.008)
+        size = jnp.where(jnp.arange(LAYERS) == 0, draws.between(u[1, SINES], 0.03, 0.25), 0.008)
         amplitude = size[:, None] * (fall / jnp.sqrt((fall**2).sum()))[None]
         phase = np.pi * (2 * draws.uniform(k[1], LAYERS, SINES) - 1)
         angle = 2 * np.pi * waves[None, :, None] * x[None] + phase[..., None]
