@@ -15,8 +15,11 @@ from seisvel_jax.diffusion.likelihood import Likelihood, of_gathers
 from seisvel_jax.diffusion.sampler import SamplerConfig, sample
 from seisvel_jax.diffusion.scale import Scale
 from seisvel_jax.errors import UserError
+from seisvel_jax.inversion.config import InversionConfig
+from seisvel_jax.inversion.invert import invert
 from seisvel_jax.survey import Boundary, Grid, Survey, ricker
 from seisvel_jax.wave.plan import make_plan
+from seisvel_jax.wave.propagate import run_plan
 
 PRIOR = gaussian()
 FIRST = np.zeros((2, CELLS))
@@ -319,3 +322,35 @@ def test_gathers_through_the_wave_solver_pull_a_sample_to_the_truth():
     )
     between, closer = distance(sda(denoise, seen, gamma=gain, prior_deviation=0.2))
     assert between < far and closer < misfit
+
+
+@pytest.mark.slow
+def test_an_inversion_takes_the_learned_priors():
+    """Gathers that say little (weight of the prior large): the inversion ends at the prior's mean, misfit not above."""
+    survey = Survey(
+        sources=np.asarray([[0, 10], [70, 10]], np.float32),
+        receivers=np.asarray([[10 * i, 10] for i in range(8)], np.float32),
+        wavelet=ricker(15.0, 4e-3, 32, 0.05),
+        dt=4e-3,
+        nt=32,
+        grid=Grid(8, 8, 10.0),
+        boundary=Boundary("openfwi", 100.0, (70.0, 70.0)),
+        record_start=1,
+        name="tiny",
+    )
+    scale = Scale()
+
+    def denoise(noisy, sigma, condition):
+        """Of N(0.1, 0.3^2) in every cell: 3150 m/s."""
+        return 0.1 + (noisy - 0.1) * (0.09 / (0.09 + sigma**2))[:, None, None]
+
+    truth, start = np.full((1, 8, 8), 3150, np.float32), np.full((1, 8, 8), 2900, np.float32)
+    observed = run_plan(jnp.asarray(truth), make_plan(survey, 4500.0))
+    for prior in (
+        red_diffeq(denoise, None, jax.random.key(0), scale),
+        proximal(denoise, None, start, scale, sigma=1.0),
+    ):
+        config = InversionConfig(iterations=12, optimizer="adam", learning_rate=60.0)
+        found = invert(np.asarray(observed), start, survey, config, prior=prior, prior_weight=100.0)
+        assert (np.asarray(found.misfit_after) <= np.asarray(found.misfit_before)).all()
+        assert np.abs(np.asarray(found.velocity) - truth).mean() < 0.5 * np.abs(start - truth).mean()

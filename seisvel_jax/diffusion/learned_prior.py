@@ -55,9 +55,9 @@ def red_diffeq(
         middle = denoise(jnp.zeros_like(clean), jnp.full(rows, FAR), condition)
         cells = clean[0].size
         value = jnp.sum(total * (clean - middle), axis=(1, 2)) / (2 * cells)
-        return value, total / (cells * scale.half)
+        return value.astype(velocity.dtype), (total / (cells * scale.half)).astype(velocity.dtype)
 
-    return prior
+    return jax.jit(prior)
 
 
 def proximal(denoise: Denoise, condition: Any, start: Array, scale: Scale, *, sigma: float) -> LearnedPrior:
@@ -73,9 +73,10 @@ def proximal(denoise: Denoise, condition: Any, start: Array, scale: Scale, *, si
     def prior(velocity: Array) -> tuple[jax.Array, jax.Array]:
         apart = jnp.asarray(scale.to_unit(velocity), jnp.float32) - anchor
         cells = apart[0].size
-        return squares(apart) / (2 * sigma**2 * cells), apart / (sigma**2 * cells * scale.half)
+        value, gradient = squares(apart) / (2 * sigma**2 * cells), apart / (sigma**2 * cells * scale.half)
+        return value.astype(velocity.dtype), gradient.astype(velocity.dtype)
 
-    return prior
+    return jax.jit(prior)
 
 
 def denoised(denoise: Denoise, condition: Any, velocity: Array, scale: Scale, *, sigma: float) -> jax.Array:
