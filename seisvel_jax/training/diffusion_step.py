@@ -1,0 +1,85 @@
+"""One training step of all members of a denoiser, as one jitted function: a fork of `step.py`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from seisvel_jax.diffusion.condition import drop, of_training
+from seisvel_jax.diffusion.config import ConditionConfig, DenoiserConfig
+from seisvel_jax.diffusion.edm import EDM
+from seisvel_jax.diffusion.flow import Flow
+from seisvel_jax.diffusion.scale import Scale
+from seisvel_jax.models.ensemble import over_members
+from seisvel_jax.survey import Survey
+from seisvel_jax.training.augment import augment
+from seisvel_jax.training.config import AugmentConfig
+from seisvel_jax.training.state import TrainState
+from seisvel_jax.training.step import ema_decay, stream_key
+
+
+@dataclass(frozen=True)
+class Members:
+    """Denoisers of one architecture, trained as one stack: what `training.state` takes for a group."""
+
+    model: DenoiserConfig
+    members: int = 1
+
+
+def make_diffusion_step(
+    graphdef: Any,
+    optimizer: optax.GradientTransformation,
+    survey: Survey,
+    *,
+    model: DenoiserConfig,
+    condition: ConditionConfig,
+    process: EDM | Flow,
+    augmentation: AugmentConfig,
+    decay: float,
+    seed: int,
+) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, Any]]]:
+    """The jitted step: `(state, {"gathers", "velocity"[, "family"]}) -> (state, {"loss", "gradient_norm"} [member])`.
+
+    `state` is that of `init_state((Members(...),), ...)`: a tuple of one stacked tree. `family` `[batch]` holds the
+    numbers of `DenoiserConfig.family`; left out, none is known. All members see the same samples; each draws its own
+    augmentation, conditions, noise and dropout. The state given in is donated.
+    """
+    scale = Scale(model.bounds)
+
+    def member_step(params: Any, opt_state: Any, key: jax.Array, batch: dict) -> tuple:
+        augment_key, told_key, drop_key, noise_key, dropout_key = jax.random.split(key, 5)
+        gathers, velocity, places = augment(augment_key, batch["gathers"], batch["velocity"], survey, augmentation)
+        clean = jnp.asarray(scale.to_unit(velocity))
+        told = of_training(gathers, clean, batch["family"], told_key, spacing=survey.grid.spacing, config=condition)
+        told = drop(told, drop_key, condition)
+
+        def loss(params: Any) -> jax.Array:
+            network = nnx.merge(graphdef, params)
+            encoded = network.encode(told, places, dropout_key)
+
+            def answer(values: jax.Array, level: jax.Array, encoded: Any) -> jax.Array:
+                return network(values, level, encoded, places, dropout_key=jax.random.fold_in(dropout_key, 1000))
+
+            return jnp.mean(process.loss(answer, clean, encoded, noise_key))
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+        return optax.apply_updates(params, updates), opt_state, metrics
+
+    def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        batch = {"family": jnp.zeros(batch["velocity"].shape[0], jnp.int32), **batch}
+        key = stream_key(seed, "diffusion", state.step)
+        count = jax.tree.leaves(state.params[0])[0].shape[0]
+        keys = jax.vmap(lambda member: jax.random.fold_in(key, member))(jnp.arange(count))
+        one = over_members(lambda params, opt_state, key: member_step(params, opt_state, key, batch))
+        params, opt_state, metrics = one(state.params[0], state.opt_state[0], keys)
+        share = ema_decay(decay, state.step)
+        ema = jax.tree.map(lambda old, new: old * share + new * (1 - share), state.ema[0], params)
+        return TrainState(state.step + 1, (params,), (opt_state,), (ema,)), metrics
+
+    return jax.jit(step, donate_argnums=0)
