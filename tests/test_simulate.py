@@ -176,14 +176,17 @@ def test_the_boundary_repeats_the_edge_of_the_finer_model():
 def test_command_draws_random_models(tmp_path, monkeypatch):
     monkeypatch.setattr(simulator, "use_all_cores", lambda: None)
     (tmp_path / "tiny.json").write_text(json.dumps(tiny_survey().to_dict()))
-    options = Simulate(survey=str(tmp_path / "tiny.json"), output=tmp_path / "a", count=3, seed=7)
+    options = Simulate(
+        survey=str(tmp_path / "tiny.json"), output=tmp_path / "a", count=3, seed=7, family=("flatvel-a",)
+    )
     assert simulate(options) == 0
     simulate(dataclasses.replace(options, output=tmp_path / "b", batch_size=2))
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b") and len(files_of(tmp_path / "a")) == 18
     simulate(dataclasses.replace(options, output=tmp_path / "c", seed=8))
     assert files_of(tmp_path / "c") != files_of(tmp_path / "a")
     np.save(tmp_path / "velocity.npy", random_velocity(2)[:, None])
-    simulate(dataclasses.replace(options, count=None, models=tmp_path / "velocity.npy", output=tmp_path / "d"))
+    mine = {"count": None, "family": (), "models": tmp_path / "velocity.npy"}
+    simulate(dataclasses.replace(options, **mine, output=tmp_path / "d"))
     assert len(open_dataset(tmp_path / "d")) == 2
 
 

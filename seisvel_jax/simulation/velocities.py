@@ -1,7 +1,8 @@
 """Where the velocity models of a simulation come from: memory, chance, or new ones out of the user's own."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from seisvel_jax.data.noise import draws
 from seisvel_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from seisvel_jax.survey import Survey
+    from seisvel_jax.survey import Grid, Survey
 
 KEPT = (1500.0, 4500.0)
 """m/s of the challenge's water and salt."""
@@ -83,30 +84,38 @@ class RandomVelocities:
         import jax
         import jax.numpy as jnp
 
-        from seisvel_jax.earth.families import random_model
-
         key = jax.random.key(self._seed)
         size = 1 if jax.default_backend() == "cpu" else BLOCK
         step = len(self.families)
-
-        def draw(index: jax.Array) -> jax.Array:
-            return random_model(family, jax.random.fold_in(key, index), self._survey.grid)
-
-        # A CPU draws one after the other; a lone model of a batched program would cost as much as all.
-        many = jax.jit(draw if size == 1 else jax.vmap(draw))
-        held: dict[int, np.ndarray] = {}
+        many = _drawing(family, self._survey.grid, size > 1)
+        held: dict[tuple[int, int], np.ndarray] = {}
 
         def velocity(index: int) -> np.ndarray:
             if size == 1:
-                return np.asarray(many(np.uint32(index)))
+                return np.asarray(many(key, np.uint32(index)))
             number, place = divmod(index // step, size)
-            if number not in held:
+            block = number, index % step  # a family may have several turns
+            if block not in held:
                 held.clear()
                 first = number * size * step + index % step
-                held[number] = np.asarray(many(jnp.arange(first, first + size * step, step, dtype=jnp.uint32)))
-            return held[number][place]
+                held[block] = np.asarray(many(key, jnp.arange(first, first + size * step, step, dtype=jnp.uint32)))
+            return held[block][place]
 
         return velocity
+
+
+@lru_cache(64)
+def _drawing(family: str, grid: "Grid", several: bool) -> Callable[..., Any]:
+    """`(key, index or indices) -> model or models`, compiled once in a process."""
+    import jax
+
+    from seisvel_jax.earth.families import random_model
+
+    def draw(key: jax.Array, index: jax.Array) -> jax.Array:
+        return random_model(family, jax.random.fold_in(key, index), grid)
+
+    # A CPU draws one after the other; a lone model of a batched program would cost as much as all.
+    return jax.jit(jax.vmap(draw, in_axes=(None, 0)) if several else draw)
 
 
 def default_family(survey: "Survey") -> str:
