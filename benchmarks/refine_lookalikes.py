@@ -12,8 +12,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,7 +125,7 @@ def table(results: dict[str, dict]) -> str:
             worse = " (worse)" if row["mape_after"] > row["mape_before"] else ""
             cells.append(f"{100 * row['mape_before']:.2f} -> {100 * row['mape_after']:.2f}{worse}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    for key, form in (("mean", "{:.3f} -> {:.3f}"), ("misfit left", ""), ("sponge found, m", ""), ("s a sample", "")):
+    for key, form in (("mean", "{:.3f} -> {:.3f}"), ("misfit left", ""), ("sponge, m", ""), ("s a sample", "")):
         cells = []
         for case in results.values():
             rows = case["samples"]
@@ -172,7 +170,7 @@ def main() -> None:
     use_all_cores()
     predictor = load(arguments.run)
     arguments.workdir.mkdir(parents=True, exist_ok=True)
-    results, began = {}, time.monotonic()
+    results = {}
     for case in arguments.cases:
         print(f"{case}: {CASES[case]}", flush=True)
         results[case] = refine_case(case, arguments, predictor)
@@ -187,12 +185,13 @@ def main() -> None:
         "load": os.getloadavg(),
         "evaluations": arguments.iterations,
         "grid spacing, m": arguments.grid_spacing or 5.0,
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds of refining": round(sum(row["seconds"] for case in results.values() for row in case["samples"]), 1),
     }
     text = "# Refining look-alikes of the challenge\n\nMAPE in per cent, the network's answer -> refined. "
-    text += f"`python benchmarks/refine_lookalikes.py --iterations {arguments.iterations}`, {facts}.\n\n" + table(
-        results
-    )
+    given = f"--iterations {arguments.iterations} --samples {arguments.samples} --batch-size {arguments.batch_size}"
+    given += f" --grid-spacing {facts['grid spacing, m']:g}"
+    given += f" --sponge-width {arguments.sponge_width:g}" if arguments.sponge_width is not None else ""
+    text += f"`python benchmarks/refine_lookalikes.py {given}`, {facts}.\n\n" + table(results)
     text += "\n" + "\n".join(f"- {case}: {CASES[case]}" for case in results) + "\n"
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(text, encoding="utf-8")
