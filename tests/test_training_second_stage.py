@@ -42,7 +42,8 @@ def runs(tmp_path_factory):
         write_openfwi(folder / "data", index + 1, gathers[2 * index :][:2], velocity[2 * index :][:2])
     write_survey(folder / "data", SURVEY)
     data = replace(LIGHT.data, path=str(folder / "data"), validation_fraction=0.5)
-    first = replace(LIGHT, data=data, groups=(GroupConfig(MODEL, members=2),), steps=4, augment=AugmentConfig.off())
+    first = replace(LIGHT, data=data, groups=(GroupConfig(MODEL, members=2),), augment=AugmentConfig.off())
+    first = replace(first, steps=4, eval_every=4)
     train(first, folder / "first")
     second = replace(
         first,
@@ -83,7 +84,7 @@ def test_a_continued_run_wants_the_same_first_stage(runs, tmp_path):
     wrong = replace(second, first_stage=FirstStageConfig(str(folder / "first"), digest="0" * 16))
     with pytest.raises(UserError, match="expected 0000"):
         train(wrong, tmp_path / "run")
-    other = replace(second, first_stage=FirstStageConfig(str(folder / "first" / "checkpoints" / "2")))
+    other = replace(second, first_stage=FirstStageConfig(str(folder / "first" / "checkpoints" / "0")))
     if load_config(folder / "second").first_stage.digest != digest(other):
         with pytest.raises(UserError, match=r"first_stage\.digest"):
             train(other, folder / "second")

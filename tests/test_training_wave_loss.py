@@ -142,10 +142,13 @@ def supervised(loss, metrics):
     return sum(getattr(loss, name) * metrics[name] for name in ("mape", "l2", "gradient", "physics"))
 
 
-def test_a_mirrored_row_is_compared_as_it_was_recorded(observed):
+def test_a_mirrored_row_is_compared_as_it_was_recorded():
+    velocity = np.full((2, 8, 8), 1600.0, np.float32)
+    velocity[:, :, 5:] = 4000.0  # another model from behind
+    observed = np.array(propagate(velocity, SURVEY, max_velocity=4500.0))
     model = replace(LIGHT.groups[0].model, dropout=0.0)
     config = replace(LIGHT, groups=(replace(LIGHT.groups[0], model=model),), loss=ALONE)
-    batch = {"gathers": observed, "velocity": arrays(2)[1]}
+    batch = {"gathers": observed, "velocity": velocity}
     # The tiny survey is its own mirror image: the network sees one model and its reflection.
     seen = [
         one_step(replace(config, augment=replace(AugmentConfig.off(), mirror=m)), b)
