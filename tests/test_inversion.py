@@ -13,13 +13,14 @@ from training_support import quick_compilation
 
 from seisvel_jax.errors import UserError
 from seisvel_jax.inversion import adam, lbfgs, priors
+from seisvel_jax.inversion.cheaper import corrected, with_pml
 from seisvel_jax.inversion.config import InversionConfig
 from seisvel_jax.inversion.invert import invert, stages_of
 from seisvel_jax.inversion.misfits import MISFITS, low_pass, low_pass_response
 from seisvel_jax.inversion.parameters import from_velocity, make_space, slope, to_velocity
 from seisvel_jax.inversion.regions import segment, tied
 from seisvel_jax.inversion.wavelet import amplitude, apply_filter, estimate_wavelet, filter_spectrum
-from seisvel_jax.survey import from_arrays, ricker
+from seisvel_jax.survey import Boundary, from_arrays, ricker
 from seisvel_jax.wave.propagate import propagate
 
 BOUNDS = (1500.0, 3000.0)
@@ -370,3 +371,14 @@ def test_the_code_of_the_page_runs():
             exec(compile(block, "docs/inversion.md", "exec"), names)
     assert names["closer"].evaluations == 20 and names["closer"].velocity.shape == (1, 16, 24)
     assert (names["found"].misfit_after < 0.1 * names["found"].misfit_before).all()
+
+
+def test_data_corrected_at_the_truth_are_those_of_the_pml(toy):
+    survey, velocity, _ = toy
+    damped = dataclasses.replace(survey, boundary=Boundary("devito", 300.0, survey.boundary.start))
+    recorded = propagate(velocity, damped, max_velocity=BOUNDS[1])
+    gathers, own = corrected(recorded, velocity, damped, max_velocity=BOUNDS[1])
+    np.testing.assert_array_equal(own, recorded)
+    inside = propagate(velocity, with_pml(damped), max_velocity=BOUNDS[1])
+    np.testing.assert_allclose(gathers, inside, atol=1e-6 * float(np.abs(inside).max()))
+    assert np.abs(gathers - recorded).max() > 1e-3 * np.abs(recorded).max()

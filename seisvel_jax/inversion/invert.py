@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from seisvel_jax.arrays import Array, Bool, Gathers, Velocity, typed
 from seisvel_jax.errors import UserError
 from seisvel_jax.inversion import adam, lbfgs
-from seisvel_jax.inversion.config import InversionConfig
+from seisvel_jax.inversion.config import InversionConfig, Parameter
 from seisvel_jax.inversion.objective import (
     LearnedPrior,
     Objective,
@@ -139,7 +140,7 @@ def invert(
     _check(observed, start, survey, config, mask=mask, scheme=scheme)
     if proximal is not None and config.optimizer != "adam":
         raise UserError("a proximal prior with optimizer lbfgs, expected adam: L-BFGS needs one smooth objective")
-    start = np.clip(start, *config.bounds)
+    start = np.where(False if water is None else water, start, np.clip(start, *config.bounds))
     objective = make_objective(observed, start, survey, config, mask=mask, scheme=scheme)
     start = jnp.asarray(start, objective.plan.dtype)
     light = None
@@ -155,7 +156,15 @@ def invert(
         smooth=config.smooth,
     )
     search = _Search(
-        objective, space, survey, config, known=water, prior=prior, prior_weight=prior_weight, proximal=proximal
+        objective,
+        space,
+        survey,
+        config,
+        start=start,
+        known=water,
+        prior=prior,
+        prior_weight=prior_weight,
+        proximal=proximal,
     )
     state = search.begin(start) if state is None else state
     kept = min(config.tie_iterations, config.iterations - 1) if config.tie != "none" else 0
@@ -201,6 +210,7 @@ class _Search:
         survey: Survey,
         config: InversionConfig,
         *,
+        start: jax.Array,
         known: Array | None,
         prior: LearnedPrior | None,
         prior_weight: float,
@@ -208,6 +218,9 @@ class _Search:
     ) -> None:
         self.objective, self.space, self.survey, self.config = objective, space, survey, config
         self.known, self.prior, self.prior_weight, self.proximal = known, prior, prior_weight, proximal
+        self.least, self.most = (jnp.full_like(start, limit) for limit in config.bounds)
+        if known is not None:
+            self.least, self.most = jnp.where(known, start, self.least), jnp.where(known, start, self.most)
         slowest = jnp.full((1, 1, 1), config.bounds[0], objective.plan.dtype)
         self.unit = jnp.abs(1 / slope(slowest, config.parameter))[0, 0, 0]  # of the parameter, a m/s
 
@@ -225,7 +238,7 @@ class _Search:
         whole = not 0 < config.shots_per_step < self.objective.plan.shot_count
         whole = whole or state.evaluations % ALL_SHOTS_EVERY == 0 or state.evaluations + 1 == config.iterations
         objective = self.objective if whole else self.objective.shots(self._shots(state.evaluations))
-        velocity = to_velocity(state.optimizer.trial, config.parameter)
+        velocity = self.velocity(state.optimizer.trial, config.parameter)
         values, learned = self.look(velocity, objective, stage)
         if state.evaluations == 0:
             self._first(state, velocity, values)
@@ -234,6 +247,10 @@ class _Search:
             self._keep_best(state, velocity, values, learned + jnp.asarray(last_weight, dtype) * values.prior)
         self.record(state, stage, values)
         self._step(state, velocity, values)
+
+    def velocity(self, point: Array, parameter: Parameter) -> jax.Array:
+        """m/s, with no rounding at the bounds and where it is known."""
+        return jnp.clip(to_velocity(jnp.asarray(point), parameter), self.least, self.most)
 
     def look(self, velocity: Array, objective: Objective, stage: Stage) -> tuple[Values, jax.Array]:
         """Values at a velocity, those of a learned prior, times its weight, among them and once more `[batch]`."""
@@ -291,7 +308,14 @@ class _Search:
 
         space = make_space(state.best, "velocity", self.config.bounds, known=self.known)
         whole = self.config.tie == "integers"
-        tie(look, lambda: np.asarray(state.best), space, evaluations=evaluations, whole=whole)
+        tie(
+            look,
+            lambda: np.asarray(state.best),
+            space,
+            partial(self.velocity, parameter="velocity"),
+            evaluations=evaluations,
+            whole=whole,
+        )
 
     def _shots(self, evaluation: int) -> jax.Array:
         draw = np.random.default_rng((self.config.seed, evaluation))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seisvel_jax.inversion import lbfgs
-from seisvel_jax.inversion.parameters import Space, from_velocity, slope, to_velocity
+from seisvel_jax.inversion.parameters import Space, from_velocity, slope
 from seisvel_jax.inversion.regions import segment, tied
 
 CONTRASTS = (150.0, 75.0, 40.0)
@@ -24,9 +24,18 @@ Look = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def tie(
-    look: Look, best: Callable[[], np.ndarray], space: Space, *, evaluations: int, whole: bool, memory: int = 10
+    look: Look,
+    best: Callable[[], np.ndarray],
+    space: Space,
+    to_velocity: Callable[[jax.Array], jax.Array],
+    *,
+    evaluations: int,
+    whole: bool,
+    memory: int = 10,
 ) -> None:
     """Look at tied models around the best one, which `best()` returns `[batch, depth, x]` m/s; known cells stay.
+
+    `to_velocity`: m/s of km/s, within the bounds.
 
     Each contrast gets its share of the evaluations, but for one at the end for the rounded model where `whole`.
     """
@@ -43,7 +52,7 @@ def tie(
         state = lbfgs.begin(among.clip(from_velocity(start, "velocity")), memory)
         first = jnp.asarray(0.02, state.trial.dtype)
         for _ in range(share):
-            velocity = to_velocity(state.trial, "velocity")
+            velocity = to_velocity(state.trial)
             value, gradient = look(velocity)
             state = lbfgs.update(state, value, gradient * slope(velocity, "velocity"), among, first)
     if whole and evaluations > 0:
