@@ -136,6 +136,18 @@ def test_damaged_metadata(tmp_path, state):
         load_run(tmp_path)
 
 
+@pytest.mark.parametrize("weight", [1e308, 10**400, float("nan"), True, "1"])
+def test_numbers_that_no_checkpoint_has_are_refused(tmp_path, weight):
+    parts = {"config": {}, "survey": {}, "samples": {}, "weights": [0.5, weight], "postprocess": {}, "validation": {}}
+    (tmp_path / "_CHECKPOINT_METADATA").write_text(json.dumps({"custom_metadata": parts}))
+    with pytest.raises(UserError, match="wrong kinds"):
+        module.read_metadata(tmp_path)
+    parts["weights"], parts["postprocess"] = [1.0], {"low": weight}
+    (tmp_path / "_CHECKPOINT_METADATA").write_text(json.dumps({"custom_metadata": parts}))
+    with pytest.raises(UserError, match="wrong kinds"):
+        module.read_metadata(tmp_path)
+
+
 def test_a_half_written_checkpoint_does_not_count(tmp_path, state):
     save(tmp_path, state, {1: 0.3})
     (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp" / "ema").mkdir(parents=True)

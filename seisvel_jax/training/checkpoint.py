@@ -115,7 +115,8 @@ def read_metadata(step: Path) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Bounded so that float32 holds it. Compared, not asked whether it is finite: no float holds an int of 400 digits.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e30
 
 
 def _mape_or_none(step: Path) -> float | None:
