@@ -1,7 +1,6 @@
 """One chunk's ground and grid: how a field gets from one time to the next, and how its adjoint gets back."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -62,7 +61,7 @@ class Medium:
         top = max((stop for first, stop in vertical if first == 0), default=0)
         bottom = min((first for first, stop in vertical if stop == depth), default=depth)
         ends = sorted({0, top, bottom, depth})
-        return tuple(Band(self.layout, first, stop) for first, stop in itertools.pairwise(ends))
+        return tuple(Band(self.layout, ends[i], ends[i + 1]) for i in range(len(ends) - 1))
 
     def start(self, *, transposed: bool = False) -> State:
         """At rest."""
