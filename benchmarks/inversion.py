@@ -44,8 +44,7 @@ LONG = [
 NEAR = [
     {**FIRST, "iterations": 126},
     {**SECOND, "iterations": 104, "prior_weight": 3e-4, "prior_weight_end": 5e-5, "stages": 3},
-    {**SECOND, "tied": 100, "iterations": 35, "prior_weight": 5e-5, "first_step": 20.0},
-    {**SECOND, "tied": 100, "iterations": 35, "prior_weight": 2e-5, "first_step": 20.0},
+    {**SECOND, "tied": 100, "iterations": 70, "prior_weight": 5e-5, "prior_weight_end": 2e-5, "first_step": 20.0},
     *LONG,
 ]
 FAR = [
@@ -59,7 +58,7 @@ regions of one value, neighbours at least so many m/s apart; after the first 300
 kept only if its misfit is lower. FAR:
 starts whose low frequencies are off."""
 PHASES = {case: NEAR if case == "curvefault" else FAR for case in CASES}
-MUST = {case: 4 if case == "curvefault" else 3 for case in CASES}
+MUST = dict.fromkeys(CASES, 3)
 """Phases that make 300 evaluations."""
 
 
