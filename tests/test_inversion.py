@@ -316,7 +316,7 @@ def test_adam_draws_shots_and_learned_priors_pull(toy):
 
     plain = dataclasses.replace(config, shots_per_step=0)
     pulled = invert(np.zeros_like(observed), start, survey, plain, prior=to_2100, prior_weight=1e3)
-    assert np.abs(np.asarray(pulled.state.optimizer.trial) * 1000 - 2100).mean() < 60
+    assert np.abs(np.asarray(pulled.state.optimizer.trial) * 1000 - 2100).mean() < 80
     held = invert(observed, start, survey, plain, proximal=lambda v: jnp.full_like(v, 1900.0))
     np.testing.assert_allclose(held.velocity, 1900, rtol=1e-6)
 
