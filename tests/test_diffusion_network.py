@@ -139,6 +139,9 @@ def test_sources_are_dropped_as_often_as_asked():
     np.testing.assert_allclose(told.background_known.mean(), 0.7, atol=0.04)
     np.testing.assert_allclose((told.family == 0).mean(), 0.4, atol=0.04)
     assert float(jnp.abs(told.gathers[told.shots == 0]).max()) == 0
+    unknown = told.background_known == 0
+    assert float(jnp.abs(told.background[unknown]).max()) == 0 and float(told.blur[unknown].max()) == 0
+    assert float(jnp.abs(told.wells[told.wells_known == 0]).max()) == 0
 
 
 @pytest.mark.parametrize("process", [EDM(), pytest.param(Flow(), marks=pytest.mark.slow)], ids=["edm", "flow"])
