@@ -294,7 +294,7 @@ def test_settings_of_the_command_line():
 def test_killed_and_run_again(place):
     """SIGTERM in a process of its own: one line, no traceback, and the second run has the straight run's bytes."""
     command = [sys.executable, "-m", "seisvel_jax.refine", "--data", place / "data", "--start", place / "velocity.npy"]
-    command += ["--batch-size", "1", "--iterations", "300"]
+    command += ["--batch-size", "1", "--iterations", "100"]
 
     def start(output: str) -> subprocess.Popen:
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
