@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
 
 from seisvel_jax.arrays import Array, Float, Gathers, Int, PRNGKeyArray, Velocity
 from seisvel_jax.errors import UserError
@@ -28,15 +27,15 @@ class WaveLoss:
     UserError where the survey's grid cannot carry the slowest of them.
     """
 
-    def __init__(self, config: WaveLossConfig, survey: Survey, bounds: tuple[float, float], mesh: Mesh | None = None):
+    def __init__(self, config: WaveLossConfig, survey: Survey, bounds: tuple[float, float]):
         scheme = replace(scheme_of(survey), memory=config.memory)
         check_sampling(survey, scheme.order, bounds[0])
-        self.config, self.survey, self.bounds, self._mesh = config, survey, bounds, mesh
+        self.config, self.survey, self.bounds = config, survey, bounds
         self._plan = make_plan(survey, bounds[1], scheme)
         self._count = min(config.shots or survey.shot_count, survey.shot_count)
         if np.ndim(survey.wavelet) != 1:
             raise UserError(f"survey {survey.name}: shots that differ in more than their place: leave loss.wave out")
-        self._values_and_slopes = jax.custom_batching.custom_vmap(self._over_data)
+        self._values_and_slopes = jax.custom_batching.custom_vmap(self._row_by_row)
         self._values_and_slopes.def_vmap(self._fold_members)
 
     def shots(self, key: PRNGKeyArray) -> Int[Array, "shot"]:
@@ -57,22 +56,6 @@ class WaveLoss:
         # The value, and as its derivative the slope that was found with it: nothing is simulated twice, and nothing of
         # a row's wave field outlives the row.
         return value + jnp.sum(slope * (velocity - jax.lax.stop_gradient(velocity)), axis=(1, 2))
-
-    def _over_data(self, *rows_and_shots: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """`_row_by_row`, each device of the data axis its own rows, where they divide."""
-        mesh, batch = self._mesh, len(rows_and_shots[0])
-        if mesh is None or mesh.shape["data"] == 1 or batch % mesh.shape["data"]:
-            return self._row_by_row(*rows_and_shots)
-        divided, whole = PartitionSpec("data"), PartitionSpec()
-        inside = bool(jax.sharding.get_abstract_mesh().manual_axes)  # of members already: then the mesh is known
-        return jax.shard_map(
-            self._row_by_row,
-            mesh=None if inside else mesh,
-            in_specs=(divided, divided, whole),
-            out_specs=divided,
-            axis_names=frozenset({"data"}),
-            check_vma=False,
-        )(*rows_and_shots)
 
     def _row_by_row(self, velocity: jax.Array, observed: jax.Array, shots: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Misfits `[batch]` and their gradients `[batch, depth, x]`, some rows at a time."""
