@@ -363,7 +363,10 @@ def training_options(words: Sequence[str]) -> Any:
     if options.distributed:
         raise UserError("--distributed: a call has one container; several GPUs of it are used together: --gpu H100:4")
     check_under(options.workdir, RUNS, "--workdir")
-    check_there(options.config.data.path, DATA, "--data.path")
+    if options.config.data.path or options.config.data.online is None:
+        check_there(options.config.data.path, DATA, "--data.path")
+    if options.config.first_stage:
+        check_there(options.config.first_stage.checkpoint, RUNS, "--first-stage.checkpoint")
     return options
 
 
