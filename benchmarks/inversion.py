@@ -325,6 +325,7 @@ def processor() -> str:
 
 
 def figure(data: Path, work: Path, file: Path) -> None:
+    """The curves; and beside the runs the maps, which show data of others and are not for the repository."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -333,8 +334,9 @@ def figure(data: Path, work: Path, file: Path) -> None:
     cases = [case for case in STORED if len(read(case, work)) >= MUST[case]]
     if not cases:
         return
-    canvas, axes = plt.subplots(len(cases), 5, figsize=(19, 3.6 * len(cases)), squeeze=False, layout="constrained")
-    for row, case in zip(axes, cases):
+    curves, axes = plt.subplots(len(cases), 2, figsize=(9, 3.4 * len(cases)), squeeze=False, layout="constrained")
+    maps, places = plt.subplots(len(cases), 3, figsize=(12, 3.6 * len(cases)), squeeze=False, layout="constrained")
+    for row, place, case in zip(axes, places, cases):
         stored, found = theirs(case, data)[0], read(case, work)
         curve = np.concatenate([phase["curve"] for phase in found])
         for axis, column, name in ((row[0], 0, "mae"), (row[1], 2, "ssim")):
@@ -347,12 +349,13 @@ def figure(data: Path, work: Path, file: Path) -> None:
         row[0].legend()
         images = (("true", stored["truth"]), ("RED-DiffEq, 300", stored["result"]))
         images = (*images, ("here, 300", found[MUST[case] - 1]["velocity"][0]))
-        for axis, (title, velocity) in zip(row[2:], images):
+        for axis, (title, velocity) in zip(place, images):
             shown = axis.imshow(velocity, vmin=1500, vmax=4500, aspect="auto", cmap="viridis")
             axis.set_title(title)
             axis.set_axis_off()
-        canvas.colorbar(shown, ax=row[4], label="m/s")
-    canvas.savefig(file, dpi=80)
+        maps.colorbar(shown, ax=place[2], label="m/s")
+    curves.savefig(file, dpi=80)
+    maps.savefig(work / "maps.png", dpi=80)
 
 
 def main() -> None:
