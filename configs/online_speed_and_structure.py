@@ -7,7 +7,7 @@ With `--data.path DATA --data.online.survey ""` the samples there validate, or f
 (`--data.online.share 0.5`).
 
 Hardware: one GPU; on a CPU the simulation sets the pace (docs/online.md). Time: not yet measured. Expected score: not
-yet measured; a smaller run on a CPU is in benchmarks/results/online_cpu.md. Commit: not yet measured.
+yet measured; benchmarks/online.py is a smaller run for a CPU. Commit: not yet measured.
 """
 
 from seisvel_jax.config import Config

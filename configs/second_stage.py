@@ -4,8 +4,8 @@
 
 RUN1 is a run on the challenge's experiment at 5 m and 1 ms, such as configs/online_speed_and_structure.py leaves.
 
-Hardware: one GPU. Time: not yet measured. Expected score: not yet measured; a smaller run on a CPU is in
-benchmarks/results/second_stage_cpu.md. Commit: not yet measured.
+Hardware: one GPU. Time: not yet measured. Expected score: not yet measured; benchmarks/second_stage.py is a smaller run
+for a CPU. Commit: not yet measured.
 """
 
 from seisvel_jax.config import Config
