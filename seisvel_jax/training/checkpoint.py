@@ -16,6 +16,7 @@ import logging
 import math
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -303,19 +304,19 @@ class Checkpoints:
         step = int(state.step)
         part = self.folder / f".{step}.part"
         self._first_process(self._tidy)
+        problem = ""
         try:
             with _quiet():
                 _save(part, state, metadata)
             self._first_process(lambda: self._finish(part, step))
         except Exception as error:
-            # Its threads fail one after the other and log tracebacks even after this; the run ends here anyway.
-            logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
-            with contextlib.suppress(OSError):
-                self._tidy()  # half a checkpoint should not fill the disk
+            problem = _short(error)
+        if problem:  # outside of `except`, so that nothing holds what Orbax has left unfinished
+            self._clear_up()
             raise UserError(
-                f"{self.folder / str(step)}: the checkpoint cannot be written ({_short(error)}): is the disk full? "
+                f"{self.folder / str(step)}: the checkpoint cannot be written ({problem}): is the disk full? "
                 "Earlier checkpoints are as they were"
-            ) from error
+            )
         self._first_process(self._drop)
 
     def _finish(self, part: Path, step: int) -> None:
@@ -328,13 +329,35 @@ class Checkpoints:
         sync(self.folder)
         self._tidy()
 
+    def _clear_up(self) -> None:
+        """Remove half a checkpoint, which should not fill the disk.
+
+        Orbax's threads fail one after the other, some after `_save` has returned, and may write until then: so this
+        waits (5 s at most) until nothing has come back for a while. They log tracebacks even later; the run ends here.
+        """
+        logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
+        still = 0
+        with _quiet(), contextlib.suppress(OSError):
+            for _ in range(50):
+                gc.collect()
+                self._tidy()
+                time.sleep(0.1)
+                still = 0 if any(self._unfinished(path) for path in self.folder.iterdir()) else still + 1
+                if still == 4:
+                    return
+
+    @staticmethod
+    def _unfinished(path: Path) -> bool:
+        number = path.name.strip(".").split(".")[0]
+        return (path.name.startswith(".") and number.isdecimal()) or ".orbax-checkpoint-tmp" in path.name
+
     def _tidy(self) -> None:
         """Remove what a killed run left unfinished, or half deleted."""
         for path in self.folder.iterdir():
             number = path.name.strip(".").split(".")[0]
             if path.name == f".{number}.old" and not (self.folder / number).exists():
                 path.rename(self.folder / number)  # killed between the two renames of `_finish`
-            elif (path.name.startswith(".") and number.isdecimal()) or ".orbax-checkpoint-tmp" in path.name:
+            elif self._unfinished(path):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _drop(self) -> None:
