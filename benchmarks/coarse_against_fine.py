@@ -79,7 +79,8 @@ def random_models(count: int, spacing: float, width: float) -> dict[str, tuple[n
 
 def coarse_gathers(velocity: np.ndarray, spacing: float, width: float) -> np.ndarray:
     """What `simulate --grid-spacing 5 --dt 1e-3` makes of a model at 1 m: `[source, time, receiver]`."""
-    from seisvel_jax.simulation.ground import read_model, solving_survey
+    from seisvel_jax.data.coarsen import solving_survey
+    from seisvel_jax.simulation.ground import read_model
     from seisvel_jax.simulation.velocities import ArrayVelocities
     from seisvel_jax.survey import speed_and_structure
     from seisvel_jax.wave.propagate import propagate

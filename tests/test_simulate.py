@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 
+from seisvel_jax.data.coarsen import effective_velocity, solving_survey
 from seisvel_jax.data.dataset import open_dataset
 from seisvel_jax.errors import UserError
 from seisvel_jax.simulate import Simulate, simulate, simulate_dataset, survey_of
 from seisvel_jax.simulation import simulator
-from seisvel_jax.simulation.ground import effective_velocity, read_model, solving_survey
+from seisvel_jax.simulation.ground import read_model
 from seisvel_jax.simulation.velocities import ArrayVelocities
 from seisvel_jax.survey import openfwi, ricker, speed_and_structure
 from seisvel_jax.wave.propagate import propagate

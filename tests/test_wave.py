@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.special import hankel2
 
+from seisvel_jax.data.coarsen import effective_velocity
 from seisvel_jax.errors import UserError
-from seisvel_jax.simulation.ground import effective_velocity
 from seisvel_jax.survey import Boundary, Grid, Survey, openfwi, ricker, speed_and_structure
 from seisvel_jax.wave import boundary, checks, sampling, stencil
 from seisvel_jax.wave import propagate as propagate_module

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from seisvel_jax.data.coarsen import add_correction, to_solver
-from seisvel_jax.data.resample import resample_gathers
+from seisvel_jax.data.coarsen import add_correction, solving_survey, to_solver
+from seisvel_jax.data.resample import resample_gathers, resample_velocity
 from seisvel_jax.errors import UserError
 from seisvel_jax.inference import refine_state
 from seisvel_jax.inference.predictor import Predictor
@@ -88,6 +88,8 @@ class Refiner:
             raise UserError("--method network needs a trained run: give one with --start or --network")
         self.data_survey, self.settings, self.predictor = survey, settings, predictor
         self.survey = solver_survey(survey, settings)
+        self.heard = survey.resampled(dt=self.survey.dt)
+        """The data's own grid with the solver's times."""
 
     def __call__(
         self,
@@ -107,7 +109,8 @@ class Refiner:
         mask = live(gathers, self.survey)
         solved = to_solver(start, grid, target)
         kept = water_above(start, grid.spacing) if settings.keep_water else np.zeros(start.shape, bool)
-        water = water_above(solved, target.spacing) if settings.keep_water else None
+        # Of the start itself: on the solver's grid the low-pass of its seabed rings by some m/s far up into the water.
+        water = resample_velocity(kept.astype(np.float32), grid, target) == 1 if settings.keep_water else None
         if settings.method == "network":
             found: Iterated | Inversion = gradient_free(
                 self._predict,
@@ -204,13 +207,13 @@ class Refiner:
         assert self.predictor is not None
         # As a start is predicted (starts.PREDICTED): its errors are what is taken out.
         answer = self.predictor.predict(
-            gathers, survey=self.survey, tta=True, post_process=True, batch_size=len(gathers)
+            gathers, survey=self.heard, tta=True, post_process=True, batch_size=len(gathers)
         )
-        return answer[None]
+        return to_solver(answer, self.data_survey.grid, self.survey.grid)[None]
 
 
 def solver_survey(survey: Survey, settings: Settings) -> Survey:
-    """The experiment as it is solved: other grid, other sampling, other sponge. Raises UserError."""
+    """The experiment as it is solved: other grid (to where the boundary begins), sampling, sponge. Raises UserError."""
     for name, value in (
         ("--grid-spacing", settings.spacing),
         ("--dt", settings.dt),
@@ -230,7 +233,7 @@ def solver_survey(survey: Survey, settings: Settings) -> Survey:
     if survey.name == "speed-and-structure":
         spacing = spacing or max(CHALLENGE_SPACING, survey.grid.spacing)
         dt = dt or max(CHALLENGE_DT, survey.dt)
-    return survey.resampled(spacing=spacing, dt=dt)
+    return solving_survey(survey.resampled(spacing=spacing, dt=dt))
 
 
 def on_solver_times(gathers: np.ndarray, survey: Survey, solved: Survey) -> np.ndarray:

@@ -98,7 +98,7 @@ class Refinement:
             observed = on_solver_times(gathers, self.dataset.survey, refiner.survey)[0]
             misfits = finished.read("summary", index)
             title = f"{name}: misfit {misfits[0]:.4g} before, {misfits[1]:.4g} after"
-            draw_fit(folder / f"{name}.png", (observed, before, after), refiner.survey, (start, refined), title)
+            draw_fit(folder / f"{name}.png", (observed, before, after), refiner.heard, (start, refined), title)
         say(f"{folder}: figures of the fit of {count} samples")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seisvel_jax.simulation.ground import solving_survey
+from seisvel_jax.data.coarsen import solving_survey
 
 if TYPE_CHECKING:
     from seisvel_jax.survey import Survey
