@@ -1,6 +1,7 @@
 """The configuration of one training run: one frozen value that rebuilds the model and says how it was trained.
 
-A config file is a Python file with one typed expression, `config = Config(...)`; its docstring says the command, the
+A config file is a Python file with one typed expression, `config = Config(...)` for an ensemble (`train`) or `config =
+DiffusionConfig(...)` for a diffusion model (`train_diffusion`); its docstring says the command, the
 hardware, the time, the expected score and the commit it was measured at. The resolved config is saved with every
 checkpoint.
 """
@@ -13,16 +14,19 @@ import re
 import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import cattrs
 from cattrs.strategies import configure_tagged_union
 
 from seisvel_jax.data.pipeline import DataConfig
+from seisvel_jax.diffusion.config import ConditionConfig, DenoiserConfig, Members
 from seisvel_jax.errors import UserError
 from seisvel_jax.files import whole_file
 from seisvel_jax.models.config import GroupConfig, InversionNetConfig, VelocityNetConfig
 from seisvel_jax.training.config import AugmentConfig, FirstStageConfig, LossConfig, OptimConfig
+
+Kind = TypeVar("Kind", bound="Config | DiffusionConfig")
 
 FREE_FIELDS = frozenset(
     {
@@ -105,6 +109,83 @@ class Config:
         return sum(group.members for group in self.groups)
 
 
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Everything that decides the training of a diffusion model except where its output goes (docs/diffusion.md)."""
+
+    name: str
+    """A short name, shown in logs and figures."""
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    members: int = 1
+    """Denoisers trained side by side on the same samples; each has its own start, conditions and noise."""
+    condition: ConditionConfig = field(default_factory=ConditionConfig)
+    """How often each source of information is left out."""
+    process: Literal["edm", "flow"] = "edm"
+    data: DataConfig = field(default_factory=DataConfig)
+    """Labels of `denoiser.families` are told of the samples drawn online, and of stored ones by name
+    (docs/diffusion.md)."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    seed: int = 0
+    """Of initialisation, conditions, noise, dropout and augmentation; the order of the data has `data.seed`."""
+    batch_size: int = 16
+    """Samples a step, shared by all members."""
+    steps: int = 100_000
+    eval_every: int = 5000
+    """Steps between validations; each also saves a checkpoint."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    ema_decay: float = 0.999
+    """Of the exponential moving average of the parameters, which is what is validated and drawn from; 0 = off."""
+    validation_samples: int = 64
+    """Held-out models used at each validation, at most; spread evenly over the validation set."""
+    validation_draws: int = 8
+    """Samples drawn for each of them, given its gathers, by each member; for CRPS and the temperature."""
+    validation_steps: int = 16
+    """Steps of the sampler that draws them, one evaluation of the network each."""
+    figures: int = 4
+    """Held-out models drawn at each validation; 0 = none."""
+    tensorboard: bool = True
+    mesh_member: int | None = None
+    """Devices that share the members; the others divide the batch. None: as many as divide them (docs/devices.md)."""
+
+    def __post_init__(self) -> None:
+        least = {"steps": 0, "figures": 0, "validation_draws": 2}
+        for name in (
+            "members",
+            "batch_size",
+            "steps",
+            "eval_every",
+            "log_every",
+            "validation_samples",
+            "validation_draws",
+            "validation_steps",
+            "figures",
+        ):
+            low, value = least.get(name, 1), getattr(self, name)
+            if value < low:
+                raise UserError(f"config: {name} = {value}, expected at least {low}")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"config: ema_decay = {self.ema_decay}, expected 0 <= ema_decay < 1")
+        if self.data.skip_bad:
+            raise UserError("config: data.skip_bad, which only train knows: leave out the bad samples by hand")
+
+    @property
+    def groups(self) -> tuple[Members, ...]:
+        """The one stack of networks, as the training room takes groups."""
+        return (Members(self.denoiser, self.members),)
+
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """One a member, `denoiser/0`."""
+        return tuple(f"denoiser/{index}" for index in range(self.members))
+
+
+def is_diffusion(values: Any) -> bool:
+    """Whether `to_dict` of a `DiffusionConfig` made these values, and not of a `Config`."""
+    return isinstance(values, dict) and "denoiser" in values
+
+
 @functools.cache
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, prefer_attrib_converters=False)
@@ -123,15 +204,16 @@ def _plain(value: Any, kind: type) -> Any:
     return value
 
 
-def to_dict(config: Config) -> dict[str, Any]:
+def to_dict(config: Config | DiffusionConfig) -> dict[str, Any]:
     """Plain values for JSON; `from_dict` is its inverse."""
     return json.loads(json.dumps(_converter().unstructure(config)))
 
 
-def from_dict(values: Any, where: str = "config") -> Config:
-    """The config of `to_dict`. Raises UserError naming `where` and each unknown, missing or ill-typed field."""
+def from_dict(values: Any, where: str = "config", kind: type[Kind] = Config) -> Kind:  # type: ignore[assignment]
+    """The config of `to_dict`, of this kind. Raises UserError naming `where` and each unknown, missing or ill-typed
+    field."""
     try:
-        return _converter().structure(values, Config)
+        return _converter().structure(values, kind)
     except UserError:
         raise
     except Exception as error:
@@ -139,27 +221,39 @@ def from_dict(values: Any, where: str = "config") -> Config:
         raise UserError(f"{where}: not a config of this version of seisvel_jax: {reasons}") from error
 
 
-def load_config_file(path: str | os.PathLike) -> Config:
-    """The `config` of a Python config file, or of a run's config.json. Raises UserError naming the file."""
+def load_config_file(path: str | os.PathLike, kind: type[Kind] = Config) -> Kind:  # type: ignore[assignment]
+    """The `config`, of this kind, of a Python config file or of a run's config.json. Raises UserError naming the file,
+    and the command to give a config of the other kind to."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such config file; expected a Python file with `config = Config(...)`")
+        raise UserError(f"{path}: no such config file; expected a Python file with `config = {kind.__name__}(...)`")
     if path.suffix == ".json":
         try:
             values = json.loads(path.read_text(encoding="utf-8"))["config"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not the config.json of a training run ({error!r}): name another") from error
-        return from_dict(values, str(path))
+        if is_diffusion(values) != (kind is DiffusionConfig):
+            raise UserError(f"{path}: {_OTHER[kind]}")
+        return from_dict(values, str(path), kind)
     try:
         names = runpy.run_path(str(path))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:
-        raise UserError(f"{path}: {type(error).__name__}: {error}; expected `config = Config(...)`") from error
+        raise UserError(f"{path}: {type(error).__name__}: {error}; expected `config = {kind.__name__}(...)`") from error
     config = names.get("config")
-    if not isinstance(config, Config):
-        raise UserError(f"{path}: defines no `config` of type Config; expected `config = Config(...)`")
+    if isinstance(config, Config | DiffusionConfig) and not isinstance(config, kind):
+        raise UserError(f"{path}: {_OTHER[kind]}")
+    if not isinstance(config, kind):
+        name = kind.__name__
+        raise UserError(f"{path}: defines no `config` of type {name}; expected `config = {name}(...)`")
     return config
+
+
+_OTHER: dict[type, str] = {
+    Config: "a diffusion model's config: give it to python -m seisvel_jax.train_diffusion",
+    DiffusionConfig: "an ensemble's config: give it to python -m seisvel_jax.train",
+}
 
 
 def write_config(path: str | os.PathLike, values: dict[str, Any]) -> None:
@@ -200,7 +294,7 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def replace(config: Config, **changes: Any) -> Config:
+def replace(config: Kind, **changes: Any) -> Kind:
     """`dataclasses.replace` that also takes nested names: `replace(config, data__path="DATA")`."""
     flat = {key: value for key, value in changes.items() if "__" not in key}
     nested: dict[str, dict[str, Any]] = {}

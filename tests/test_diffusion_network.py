@@ -11,7 +11,7 @@ from flax import nnx
 from training_support import MODEL, SURVEY, arrays, quick_compilation
 
 from seisvel_jax.diffusion.condition import SOURCES, blurred, check, drop, nothing, of_training, only
-from seisvel_jax.diffusion.config import ConditionConfig, DenoiserConfig
+from seisvel_jax.diffusion.config import ConditionConfig, DenoiserConfig, Members
 from seisvel_jax.diffusion.edm import EDM
 from seisvel_jax.diffusion.flow import Flow
 from seisvel_jax.diffusion.sampler import SamplerConfig, sample
@@ -19,7 +19,7 @@ from seisvel_jax.diffusion.scale import Scale
 from seisvel_jax.errors import UserError
 from seisvel_jax.models.ensemble import init_member, member_key
 from seisvel_jax.training.config import AugmentConfig, OptimConfig
-from seisvel_jax.training.diffusion_step import Members, make_diffusion_step
+from seisvel_jax.training.diffusion_step import make_diffusion_step
 from seisvel_jax.training.optim import make_optimizer
 from seisvel_jax.training.state import abstract_params, init_state
 

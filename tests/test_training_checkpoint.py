@@ -178,7 +178,7 @@ def test_what_is_no_run_is_named(tmp_path):
         assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("call", ["_save", "write_manifest"])
+@pytest.mark.parametrize("call", ["save_trees", "write_manifest"])
 def test_a_full_disk_keeps_the_last_good_one(tmp_path, state, monkeypatch, call):
     save(tmp_path, state, {1: 0.3})
     checkpoints = Checkpoints(tmp_path)
@@ -206,7 +206,7 @@ def files_of(step):
 def test_every_changed_byte_is_noticed_before_anything_is_parsed(tmp_path, state, monkeypatch):
     save(tmp_path, state, {1: 0.3, 2: 0.1})
     step = tmp_path / "checkpoints" / "2"
-    monkeypatch.setattr(module, "_load", lambda *a: pytest.fail("parsed"))
+    monkeypatch.setattr(module, "load_tree", lambda *a: pytest.fail("parsed"))
     for path in files_of(step):
         content = path.read_bytes()
         if not content:

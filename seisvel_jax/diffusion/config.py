@@ -81,3 +81,16 @@ class ConditionConfig:
                 raise UserError(f"condition: {name} = {getattr(self, name)}, expected a probability, 0 to 1")
         if self.wells < 1 or not 0 < self.blur[0] <= self.blur[1]:
             raise UserError(f"condition: wells {self.wells}, blur {self.blur}, expected at least 1 and rising metres")
+
+
+@dataclass(frozen=True)
+class Members:
+    """Denoisers of one architecture, trained as one stack: what `training.state` takes for a group."""
+
+    model: DenoiserConfig
+    members: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse none at all. Raises UserError."""
+        if self.members < 1:
+            raise UserError(f"config: members {self.members}, expected at least 1")

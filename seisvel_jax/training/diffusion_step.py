@@ -1,7 +1,6 @@
 """One training step of all members of a denoiser, as one jitted function: a fork of `step.py`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -20,14 +19,6 @@ from seisvel_jax.training.augment import augment
 from seisvel_jax.training.config import AugmentConfig
 from seisvel_jax.training.state import TrainState
 from seisvel_jax.training.step import ema_decay, stream_key
-
-
-@dataclass(frozen=True)
-class Members:
-    """Denoisers of one architecture, trained as one stack: what `training.state` takes for a group."""
-
-    model: DenoiserConfig
-    members: int = 1
 
 
 def make_diffusion_step(

@@ -18,12 +18,12 @@ from fuzzing.values import Draw, changed, json_text
 
 def checkpoint(draw: Draw, folder: Path, sound: Sound) -> None:
     """Files damaged, swapped, linked, missing: what happens to a disk."""
-    from seisvel_jax.training.checkpoint import _verified
+    from seisvel_jax.training.checkpoint_files import verified
 
     run = sound.copy("run", folder)
     mischief(draw, run)
     for step in (run / "checkpoints" / "1", run / "checkpoints" / "2"):
-        refused(lambda step=step: _verified(step))
+        refused(lambda step=step: verified(step))
     if draw(st.integers(0, 11)) == 0:  # loading what is whole takes longer than all the rest
         use_run(run, sound)
 
