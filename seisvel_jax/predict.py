@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from seisvel_jax.errors import UserError, run_command
+from seisvel_jax.inference.shards import THEN, Shard, ShardOption
 
 if TYPE_CHECKING:
     from seisvel_jax.data.dataset import Dataset
@@ -64,7 +65,7 @@ class Predict:
     with its defaults; its table goes to stdout and, with the settings, to OUTPUT.json."""
     other_survey: bool = False
     """Allow data of another experiment than the runs were trained on (other positions, record length, extent)."""
-    shard: Annotated[tuple[int, int], tyro.conf.arg(metavar="I N")] = (0, 1)
+    shard: ShardOption = (0, 1)
     """Only batch I, I + N, I + 2 N... into OUTPUT.part/. When the N commands with I = 0..N-1 are through, the same
     command without --shard writes the file from what they did."""
 
@@ -95,8 +96,8 @@ def predict(options: Predict) -> None:
         check_output(output, names=names, shape=dataset.survey.grid.shape)
     predictor = _load(options)
     predictor.check_experiment(dataset.survey, other_survey=options.other_survey)
-    shard = "" if options.shard == (0, 1) else f"{options.shard[0]}_{options.shard[1]}."
-    with only_one(options.output.parent, f"predicting {options.output.name}", f".{options.output.name}.{shard}lock"):
+    lock = Shard(*options.shard).lock(options.output)
+    with only_one(options.output.parent, f"predicting {options.output.name}", lock):
         _predict_and_write(options, predictor, dataset, outputs, names)
 
 
@@ -105,20 +106,20 @@ def _predict_and_write(
 ) -> None:
     from seisvel_jax.files import remove_parts
     from seisvel_jax.inference.sample_files import write_samples
+    from seisvel_jax.inference.shards import remaining
     from seisvel_jax.inference.submission import Finished, write_predictions
-    from seisvel_jax.logging import chunks, progress, say
+    from seisvel_jax.logging import progress, say
 
     assert options.output is not None
     finished = Finished(options.output, _made_with(options, predictor, dataset, names), fields=tuple(outputs))
 
     # A batch is predicted whole or not at all: resumed, every sample sits where it sat in the straight run.
-    ours = list(chunks(len(names), options.batch_size))[options.shard[0] :: options.shard[1]]
-    batches = [batch for batch in ours if not all(i in finished for i in batch)]
-    wanted = sum(len(batch) for batch in ours)
-    done = wanted - sum(len(batch) for batch in batches)
-    if done:
-        say(f"{finished.folder}: {done} of {wanted} samples are done already, going on from there")
-    with progress(None, "predict", total=wanted, initial=done) as bar:
+    shard = Shard(*options.shard)
+    ours = shard.batches(len(names), options.batch_size)
+    needed = ours if options.refine is None else _needed_for_refining(ours, options, dataset, names)
+    batches = remaining(needed, finished)
+    wanted, left = (sum(len(batch) for batch in some) for some in (needed, batches))
+    with progress(None, "predict", total=wanted, initial=wanted - left) as bar:
         for batch, gathers in _read_ahead(dataset, batches):
             fields = predictor.predict_fields(
                 gathers,
@@ -134,10 +135,11 @@ def _predict_and_write(
                 finished.add(index, **{field: array[position] for field, array in fields.items()})
                 bar.update(1)
 
-    if options.shard != (0, 1):
-        say(f"{finished.folder}: {wanted} of {len(names)} samples, shard {options.shard[0]} of {options.shard[1]}")
+    refined = _refine(options, dataset, names, finished, ours) if options.refine is not None else None
+    if not shard.is_all:
+        count = sum(len(batch) for batch in ours)
+        say(f"{finished.folder}: {count} of {len(names)} samples, {shard}: {THEN}")
         return
-    refined = _refine(options, dataset, names, finished) if options.refine is not None else None
     for field, output in outputs.items():
         remove_parts(output.parent, {output.name, f".{output.name}.probe"})  # of a run that was killed
         source = refined if refined is not None and field == "velocity" else finished
@@ -157,13 +159,26 @@ def _predict_and_write(
         say(f"{options.output}: the first {len(names)} of {len(dataset)} samples only (--limit): no full submission")
 
 
-def _refine(options: Predict, dataset: "Dataset", names: tuple[str, ...], predicted: "Finished") -> "Finished":
-    """Refine what was predicted; the refined samples wait in a folder of their own."""
+def _needed_for_refining(
+    ours: list[range], options: Predict, dataset: "Dataset", names: tuple[str, ...]
+) -> list[range]:
+    """Our batches, and those by which every shard estimates the challenge's sponge for itself, to the same width."""
+    from seisvel_jax.inference.refining import SPONGE_SAMPLES, sponge_is_unknown
+
+    first = SPONGE_SAMPLES if sponge_is_unknown(dataset) else 0
+    return [batch for batch in Shard().batches(len(names), options.batch_size) if batch in ours or batch.start < first]
+
+
+def _refine(
+    options: Predict, dataset: "Dataset", names: tuple[str, ...], predicted: "Finished", ours: list[range]
+) -> "Finished":
+    """Refine what was predicted of our batches; the refined samples wait in a folder of their own."""
     import hashlib
 
     from seisvel_jax.inference.refined import Settings, usual_inversion
     from seisvel_jax.inference.refining import Refinement, report, with_known_sponge
     from seisvel_jax.inference.starts import OfFinished
+    from seisvel_jax.logging import chunks
 
     assert options.output is not None and options.refine is not None
     told = (predicted.folder / "made_with.json").read_bytes()
@@ -171,7 +186,10 @@ def _refine(options: Predict, dataset: "Dataset", names: tuple[str, ...], predic
     settings = Settings(usual_inversion(iterations=options.refine))
     refinement = with_known_sponge(Refinement(dataset, names, starts, settings))
     place = options.output.with_name(options.output.name + ".refined")
-    refined = refinement.run(place, REFINED_TOGETHER, keep_others=False)
+    batches = [batch[first.start : first.stop] for batch in ours for first in chunks(len(batch), REFINED_TOGETHER)]
+    refined = refinement.run(place, REFINED_TOGETHER, batches, keep_others=False)
+    if not Shard(*options.shard).is_all:
+        return refined
     paths = {"data": str(options.data), "start": [str(run) for run in options.checkpoint]}
     report(refined, names, settings=refinement.settings, output=options.output, paths=paths)
     return refined
@@ -194,8 +212,7 @@ def _check(options: Predict) -> None:
     ):
         if value < least:
             raise UserError(f"{name}: {value}, expected at least {least}")
-    if not 0 <= options.shard[0] < options.shard[1]:
-        raise UserError(f"--shard {options.shard[0]} {options.shard[1]}: expected I N with 0 <= I < N")
+    Shard(*options.shard)
     if options.deviation and options.output and options.deviation.absolute() == options.output.absolute():
         raise UserError(f"{options.deviation}: is --output too: give the deviation its own file")
     if options.members is not None:

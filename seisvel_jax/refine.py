@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from seisvel_jax.errors import UserError, run_command
+from seisvel_jax.inference.shards import THEN, Shard, ShardOption
 from seisvel_jax.inversion.config import Estimate, Misfit, Optimizer, Prior, Tie
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ class Refine:
     """Samples refined together."""
     limit: int | None = None
     """Only the first so many samples."""
+    shard: ShardOption = (0, 1)
+    """Only batch I, I + N, I + 2 N... into OUTPUT.part/. When the N commands with I = 0..N-1 are through, the same
+    command without --shard writes the file from what they did."""
     figures: Path | None = None
     """Folder for figures of the fit: gathers recorded, simulated, their residual; velocity before and after."""
     figure_count: int = 8
@@ -90,7 +94,7 @@ def refine(options: Refine) -> None:
     from seisvel_jax.logging import say
     from seisvel_jax.simulation.simulator import use_all_cores
 
-    settings = settings_of(options)
+    settings, shard = settings_of(options), Shard(*options.shard)
     dataset = open_data(options)
     names = dataset.names[: options.limit]
     if not names:
@@ -100,10 +104,13 @@ def refine(options: Refine) -> None:
     check_output(options.output, names=names, shape=dataset.survey.grid.shape)
     _check_beside(options)
     use_all_cores()
-    with only_one(options.output.parent, f"refining {options.output.name}", f".{options.output.name}.lock"):
+    with only_one(options.output.parent, f"refining {options.output.name}", shard.lock(options.output)):
         starts, predictor = open_starts(options, dataset, len(names))
         refinement = with_known_sponge(Refinement(dataset, names, starts, settings, predictor))
-        finished = refinement.run(options.output, options.batch_size)
+        finished = refinement.run(options.output, options.batch_size, shard.batches(len(names), options.batch_size))
+        if not shard.is_all:
+            say(f"{finished.folder}: {shard}: {THEN}")
+            return
         remove_parts(options.output.parent, {options.output.name, f".{options.output.name}.probe"})
         paths = {name: str(getattr(options, name)) for name in ("data", "start", "output")}
         report(finished, names, refinement.settings, options.output, paths)

@@ -123,6 +123,17 @@ def test_shards_and_a_last_command_make_what_one_makes(fake, data, tmp_path, cap
         predict(options(data, output, shard=(3, 3)))
 
 
+def test_a_shard_predicts_what_the_sponge_is_estimated_by_too(fake, data):
+    """Three samples, where the data do not say how wide their sponge was; each shard finds the same width."""
+    from seisvel_jax.predict import _needed_for_refining
+
+    dataset = open_dataset(data)
+    wanted, last = options(data, Path("out.npz"), refine=1), [range(6, 7)]
+    assert _needed_for_refining(last, wanted, dataset, dataset.names) == last
+    (data / "survey.json").unlink()
+    assert _needed_for_refining(last, wanted, dataset, dataset.names) == [range(0, 2), range(2, 4), range(6, 7)]
+
+
 def test_npy_and_deviation(fake, data, tmp_path):
     output, deviation = tmp_path / "velocity.npy", tmp_path / "deviation.npz"
     predict(options(data, output, deviation=deviation, figures=tmp_path / "figures", figure_count=2, limit=3))
@@ -422,11 +433,20 @@ def test_refine_afterwards_is_the_refine_command(fake, data, tmp_path, capsys):
             predict(wanted)
         assert fake.calls == 3 and not wanted.output.exists()
         predict(wanted)
-        assert fake.calls == 3 and len(calls) == 3  # nothing is predicted again, one batch of two is refined again
+        assert fake.calls == 3 and len(calls) == 4  # nothing is predicted again, of three batches two are refined
         predict(options(data, tmp_path / "first.npz", limit=5))
         refine(Refine(data, tmp_path / "first.npz", tmp_path / "then.npz", iterations=2, limit=5))
-    assert "4 of 5 samples are done already" in capsys.readouterr().err
+        # Shards refine what they predict; the last look does neither.
+        fake.calls = 0
+        shares = dataclasses.replace(wanted, output=tmp_path / "shares.npz")
+        for shard in ((1, 2), (0, 2)):
+            predict(dataclasses.replace(shares, shard=shard))
+        calls.clear()
+        predict(shares)
+        assert fake.calls == 3 and not calls
+    assert "2 of 5 samples are done already" in capsys.readouterr().err
     assert (tmp_path / "both.npz").read_bytes() != (tmp_path / "first.npz").read_bytes()
+    assert (tmp_path / "both.npz").read_bytes() == (tmp_path / "shares.npz").read_bytes()
     table = json.loads((tmp_path / "both.json").read_text())
     assert [row["evaluations"] for row in table["samples"]] == [2] * 5 and table["settings"]["misfit"] == "l2"
     with np.load(tmp_path / "both.npz") as both, np.load(tmp_path / "then.npz") as then:

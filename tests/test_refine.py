@@ -154,6 +154,28 @@ def test_interrupted_and_resumed_equals_straight(place, monkeypatch, capsys):
     assert not (place / "out.npz.part").exists()
 
 
+def test_shards_and_a_last_look_make_what_one_command_makes(place, monkeypatch, capsys):
+    """A batch each for two hosts, none for a third; the last look refines nothing."""
+    from seisvel_jax.inference import refined
+
+    refine(options(place, "straight.npz"))
+    for shard in ((1, 3), (2, 3), (0, 3)):
+        refine(options(place, "out.npz", shard=shard))
+        assert not (place / "out.npz").exists() and not (place / "out.json").exists()
+    kept = sorted(path.name for path in (place / "out.npz.part").glob("velocity_*"))
+    assert kept == [f"velocity_{index:06d}.npy" for index in range(COUNT)]
+    assert "shard 1 of 3: done" in capsys.readouterr().err
+    monkeypatch.setattr(refined, "invert", None)
+    with pytest.raises(UserError, match="batch_size 2, now 1"):  # another division would be another batch
+        refine(options(place, "out.npz", batch_size=1, shard=(0, 3)))
+    refine(options(place, "out.npz"))
+    assert (place / "out.npz").read_bytes() == (place / "straight.npz").read_bytes()
+    table, straight = (json.loads((place / f"{name}.json").read_text())["samples"] for name in ("out", "straight"))
+    assert [row["misfit_after"] for row in table] == [row["misfit_after"] for row in straight]
+    with pytest.raises(UserError, match="--shard 3 3: expected I N with 0 <= I < N"):
+        refine(options(place, "other.npz", shard=(3, 3)))
+
+
 def test_the_method_network_takes_its_error_out(gathers):
     """A network that answers 60 m/s too low everywhere: one step of strength 1 from its answer finds the truth."""
     true = models()

@@ -14,9 +14,10 @@ from seisvel_jax.data.coarsen import to_solver
 from seisvel_jax.files import whole_file
 from seisvel_jax.inference.predictor import Predictor
 from seisvel_jax.inference.refined import Refiner, Settings, estimate_sponge, on_solver_times
+from seisvel_jax.inference.shards import Shard, remaining
 from seisvel_jax.inference.starts import Starts
 from seisvel_jax.inference.submission import Finished, files_digest
-from seisvel_jax.logging import chunks, progress, say
+from seisvel_jax.logging import progress, say
 
 if TYPE_CHECKING:
     from seisvel_jax.data.dataset import Dataset
@@ -39,8 +40,10 @@ class Refinement:
     predictor: Predictor | None = None
     """For the method `network`."""
 
-    def run(self, output: Path, batch_size: int, *, keep_others: bool = True) -> Finished:
-        """Refine what is not done yet; the samples wait in `<output>.part/`.
+    def run(
+        self, output: Path, batch_size: int, batches: list[range] | None = None, *, keep_others: bool = True
+    ) -> Finished:
+        """Refine what is not done yet of `batches` (default: all); the samples wait in `<output>.part/`.
 
         A batch goes on from its last record, and what is resumed equals the straight run. With `keep_others` a folder
         left by other settings is refused (UserError naming them), else begun anew.
@@ -55,12 +58,11 @@ class Refinement:
             **described(self.settings),
         }
         finished = Finished(output, made_with, fields=FIELDS, keep_others=keep_others)
-        count, steps = len(self.names), self.settings.inversion.iterations
-        to_do = [batch for batch in chunks(count, batch_size) if not all(index in finished for index in batch)]
-        done = count - sum(len(batch) for batch in to_do)
-        if done:
-            say(f"{finished.folder}: {done} of {count} samples are done already, going on from there")
-        with progress(None, "refine", total=count * steps, initial=done * steps, unit="evaluation") as bar:
+        if batches is None:
+            batches = Shard().batches(len(self.names), batch_size)
+        to_do, steps = remaining(batches, finished), self.settings.inversion.iterations
+        wanted, left = (steps * sum(len(batch) for batch in some) for some in (batches, to_do))
+        with progress(None, "refine", total=wanted, initial=wanted - left, unit="evaluation") as bar:
             for batch in to_do:
                 self._refine(batch, refiner, finished, bar)
         return finished
