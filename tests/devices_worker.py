@@ -17,12 +17,16 @@ from training_support import CONFIG, LIGHT, QUICK, SURVEY, arrays
 
 from seisvel_jax.config import to_dict
 from seisvel_jax.inference.pretrained import ensemble_of
+from seisvel_jax.inference.refined import Refiner, Settings, simulated
+from seisvel_jax.inversion.config import InversionConfig
 from seisvel_jax.models.ensemble import graphdefs, predict_members
 from seisvel_jax.training.checkpoint import Checkpoints, Run
 from seisvel_jax.training.mesh import everywhere, make_mesh, place_rows
 from seisvel_jax.training.optim import make_optimizer
 from seisvel_jax.training.state import abstract_state, init_state
 from seisvel_jax.training.step import make_step, stream_key
+from seisvel_jax.wave import propagate
+from seisvel_jax.wave.spread import spread_of
 
 STEPS = 10
 QUICKLY = sys.argv[1] == "quick"
@@ -113,6 +117,7 @@ def main() -> None:
             predict = ensemble_of(run).predict
             together, alone = predict(arrays(4)[0], SURVEY), [predict(one[None], SURVEY) for one in arrays(4)[0]]
             np.savez(folder / "rows.npz", together=together, alone=np.concatenate(alone, axis=1))
+    np.savez(folder / "refined.npz", together=refined(4), alone=refined(1), start=layers(-100))
     if not QUICKLY:
         np.savez(folder / "parts.npz", **in_parts())
     # Saved on one number of devices, gone on with another.
@@ -144,6 +149,28 @@ def in_parts() -> dict[str, np.ndarray]:
             losses.append(metrics["loss"])
         found[name] = np.stack(losses)
     return found
+
+
+def layers(more: float) -> np.ndarray:
+    """Two models whose lower layer is `more` m/s faster than the truth."""
+    top = np.arange(8)[None, :, None] < np.array([3, 5])[:, None, None]
+    return np.where(top, 1800.0, 2500.0 + more).astype(np.float32) * np.ones((1, 1, 8), np.float32)
+
+
+def refined(devices: int) -> np.ndarray:
+    """Two models after five evaluations, their four shots shared out to so many devices."""
+    shares = []
+
+    def noted(plan, batch, lanes=None, _=None):
+        shares.append(spread_of(plan, batch, lanes, devices))
+        return shares[-1]
+
+    propagate.spread_of = noted
+    jax.clear_caches()  # else the program of other devices would be taken again
+    gathers = simulated(layers(0), SURVEY, 4500.0)
+    answer = Refiner(SURVEY, Settings(InversionConfig(iterations=5), keep_water=False))(gathers, layers(-100))
+    assert (shares and all(share.devices == devices == share.chunks for share in shares)) or devices == 1
+    return answer.velocity
 
 
 def local(params):

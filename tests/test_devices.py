@@ -107,6 +107,14 @@ def test_prediction_divides_its_rows_over_the_devices(four):
     np.testing.assert_allclose(found["together"], found["alone"], rtol=1e-5)
 
 
+def test_refinement_divides_its_shots_over_the_devices(four):
+    """Four shots on four devices and on one: the same models but for rounding, which L-BFGS carries on."""
+    found = load(four, "refined")
+    moved = np.abs(found["alone"] - found["start"])
+    assert moved.max() > 30
+    np.testing.assert_allclose(found["together"], found["alone"], rtol=0, atol=1e-3 * moved.max())
+
+
 def test_checkpoints_move_between_devices(four):
     one = load(four, "straight11")
     for move in meshes(four, "moved"):
