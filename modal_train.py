@@ -2,10 +2,10 @@
 
     modal run --detach modal_train.py configs/speed_and_structure.py --data.path /data/train --workdir /runs/first
     modal run --detach modal_train.py::app.train CONFIG --data.path /data/train --workdir /runs/first --gpu H100
-    modal run modal_train.py::app.{inspect,pack,simulate,train,resume,predict,submit,tensorboard} WORDS
+    modal run modal_train.py::app.{inspect,pack,simulate,train,resume,predict,refine,submit,tensorboard} WORDS
 
 WORDS are those of `python -m seisvel_jax.NAME`, with the volumes at /data, /runs and /results, and besides
---gpu NAME[:COUNT] and --shards N (how many containers simulate or predict). Nothing here decides what is computed.
+--gpu NAME[:COUNT] and --shards N (containers that simulate, predict or refine). Nothing here decides what is computed.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ STOP_AFTER = DAY - 1800
 TRAINING_GPUS = ["A100-80GB", "H100", "H200"]
 """What training runs on without --gpu: the first that is free. All have 80 GB: none fails where another ran."""
 SMALL_GPUS = ["L40S", "A10", "L4", "A100"]
-"""The same for simulating and predicting."""
+"""The same for simulating, predicting and refining."""
 KNOWN_GPUS: tuple[str, ...] = ("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000")
 KNOWN_GPUS += ("H100", "H100!", "H200", "B200", "B200+")
 """Of modal.com/docs/guide/gpu: the client itself takes any name, and Modal refuses it only after all is uploaded."""
@@ -177,7 +177,7 @@ def run_train(
     from seisvel_jax.training.dry_run import dry_run as tell
 
     def main() -> None:
-        values = from_dict(config)
+        values: Any = from_dict(config)
         print(json.dumps(tell(values) if dry_run else train(values, Path(workdir), on_commit=runs.commit)))
 
     with interrupted_after(STOP_AFTER) as time_is_up:
@@ -190,23 +190,23 @@ def run_train(
     if code:
         return code
     runs.commit()
-    return 0 if then is None else run_predict.spawn(*then).object_id
+    return 0 if then is None else run_divided.spawn(*then).object_id
 
 
 @app.function(**LONG, volumes=mounted(RESULTS), gpu=SMALL_GPUS, cpu=CORES)
-def run_predict_shard(words: list[str], shard: int, shards: int) -> int:
-    """One container's share of a prediction."""
-    return command("predict", [*words, "--shard", str(shard), str(shards)], results)
+def run_divided_shard(name: str, words: list[str], shard: int, shards: int) -> int:
+    """One container's share of a prediction or refinement."""
+    return command(name, [*words, "--shard", str(shard), str(shards)], results)
 
 
 @app.function(**LONG, volumes=mounted(RESULTS), cpu=4.0)
-def run_predict(words: list[str], shards: int, gpu: str | None = None) -> int:
-    """The predict command: its shards side by side, then one file of what they did."""
-    code = max(with_gpu(run_predict_shard, gpu).starmap([(words, shard, shards) for shard in range(shards)]))
+def run_divided(name: str, words: list[str], shards: int, gpu: str | None = None) -> int:
+    """The predict or refine command: its shards side by side, then one file of what they did."""
+    code = max(with_gpu(run_divided_shard, gpu).starmap([(name, words, shard, shards) for shard in range(shards)]))
     if code:
         return code
     results.reload()
-    return command("predict", words, results)
+    return command(name, words, results)
 
 
 @app.function(image=image, volumes=mounted(), max_containers=1)
@@ -243,7 +243,7 @@ class OnModal:
     gpu: str | None = None
     """T4, L4, A10, L40S, A100-40GB, A100-80GB, H100, H200, B200, with :N for several."""
     shards: int = 8
-    """Containers that simulate or predict at the same time."""
+    """Containers that simulate, predict or refine at the same time."""
 
 
 @dataclass(frozen=True)
@@ -324,16 +324,38 @@ def check_made(output: Path | None, source: Path | None, option: str) -> None:
 
 def check_prediction(words: Sequence[str], *, made_later: bool = False) -> None:
     """Raises UserError for predict words that cannot end well. `made_later`: its run is still to be trained."""
-    from seisvel_jax.inference.submission import FORMATS
     from seisvel_jax.predict import Predict
 
     options = tyro.cli(Predict, args=list(words))
     for checkpoint in options.checkpoint:
         (check_under if made_later else check_there)(checkpoint, RUNS, "--checkpoint")
     check_there(options.data, DATA, "--data")
-    output = check_under(options.output, RESULTS, "--output")
-    if Path(output).suffix not in FORMATS:
-        raise UserError(f"--output {output}: expected a name ending in one of {', '.join(FORMATS)}")
+    check_results(options)
+
+
+def check_refinement(words: Sequence[str]) -> None:
+    """Raises UserError for refine words that cannot end well."""
+    from seisvel_jax.refine import Refine, settings_of
+
+    options = tyro.cli(Refine, args=list(words))
+    settings_of(options)
+    place = next((place for place in VOLUMES if str(options.start).startswith(f"{place}/")), RUNS)
+    check_there(options.start, place, "--start")
+    if options.network is not None:
+        check_there(options.network, RUNS, "--network")
+    check_there(options.data, DATA, "--data")
+    check_results(options)
+
+
+def check_results(options: Any) -> None:
+    """Raises UserError for files to write that do not lie on the volume for them, or are of no known kind."""
+    from seisvel_jax.inference.submission import FORMATS
+
+    for name in ("output", "deviation", "members", "figures"):
+        if name == "output" or getattr(options, name, None) is not None:
+            check_under(getattr(options, name), RESULTS, f"--{name}")
+    if options.output.suffix not in FORMATS:
+        raise UserError(f"--output {options.output}: expected a name ending in one of {', '.join(FORMATS)}")
 
 
 def wait(call: modal.FunctionCall) -> int:
@@ -363,8 +385,11 @@ def training_options(words: Sequence[str]) -> Any:
     if options.distributed:
         raise UserError("--distributed: a call has one container; several GPUs of it are used together: --gpu H100:4")
     check_under(options.workdir, RUNS, "--workdir")
-    if options.config.data.path or options.config.data.online is None:
-        check_there(options.config.data.path, DATA, "--data.path")
+    folder, online = options.config.data.path, options.config.data.online
+    if folder or online is None:
+        check_there(folder, DATA, "--data.path")
+    if online is not None and online.survey.endswith(".json"):
+        check_there(online.survey, DATA, "--data.online.survey")
     if options.config.first_stage:
         check_there(options.config.first_stage.checkpoint, RUNS, "--first-stage.checkpoint")
     return options
@@ -414,9 +439,10 @@ def main(own: OnModal, words: list[str]) -> int:
         return start_training(options, own)
     prediction = submission.words(options.workdir)
     check_prediction(prediction, made_later=True)
+    # Without a folder the data are made while training: there is nothing to inspect.
+    unusable = wait(run_inspect.spawn([options.config.data.path])) if options.config.data.path else 0
     # Training itself starts the submission: with --detach nothing here is needed any more once it runs.
-    unusable = wait(run_inspect.spawn([options.config.data.path]))
-    return unusable or start_training(options, own, (prediction, own.shards))
+    return unusable or start_training(options, own, ("predict", prediction, own.shards))
 
 
 @part
@@ -468,7 +494,14 @@ def simulate(own: OnModal, words: list[str]) -> int:
 def predict(own: OnModal, words: list[str]) -> int:
     """Predict in --shards containers, into one file: the words of the predict command."""
     check_prediction(words)
-    return wait(run_predict.spawn(words, own.shards, own.gpu))
+    return wait(run_divided.spawn("predict", words, own.shards, own.gpu))
+
+
+@part
+def refine(own: OnModal, words: list[str]) -> int:
+    """Refine in --shards containers, into one file: the words of the refine command."""
+    check_refinement(words)
+    return wait(run_divided.spawn("refine", words, own.shards, own.gpu))
 
 
 @part
@@ -478,7 +511,7 @@ def submit(own: OnModal, words: list[str]) -> int:
     submission, words = take(Submission, words)
     prediction = [*submission.words(run.workdir), *words]
     check_prediction(prediction)
-    return wait(run_predict.spawn(prediction, own.shards, own.gpu))
+    return wait(run_divided.spawn("predict", prediction, own.shards, own.gpu))
 
 
 @part

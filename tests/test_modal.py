@@ -9,12 +9,14 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from modal_support import MARKS, ROOT, SOURCE, TINY_CONFIG, Service, can_make_containers, modal, modal_train
 from training_support import CONFIG, quick_environment, write_data
 
 from seisvel_jax.config import replace as change
+from seisvel_jax.data.online import OnlineConfig
 
 pytestmark = MARKS
 
@@ -26,7 +28,7 @@ def test_it_imports_without_a_token_and_without_jax(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
 
 
-PARTS = ["inspect", "pack", "simulate", "train", "resume", "predict", "submit", "tensorboard"]
+PARTS = ["inspect", "pack", "simulate", "train", "resume", "predict", "refine", "submit", "tensorboard"]
 
 
 @pytest.mark.parametrize(
@@ -112,8 +114,8 @@ def test_functions_ask_for_what_they_need(inspected):
         "run_simulate": {"/data"},
         "run_simulate_shard": {"/data"},
         "run_train": {"/runs"},
-        "run_predict": {"/results"},
-        "run_predict_shard": {"/results"},
+        "run_divided": {"/results"},
+        "run_divided_shard": {"/results"},
         "board": set(),
     }
     assert functions.keys() == writable.keys()
@@ -124,7 +126,7 @@ def test_functions_ask_for_what_they_need(inspected):
         if name != "board":
             assert definition.timeout_secs == 24 * 3600 and definition.single_use_containers
             assert definition.retry_policy.retries == 10 and definition.retry_policy.initial_delay_ms == 0
-        has_gpu = name in ("run_train", "run_simulate_shard", "run_predict_shard")
+        has_gpu = name in ("run_train", "run_simulate_shard", "run_divided_shard")
         assert (len(gpus) > 1) == has_gpu and (gpus == [""]) != has_gpu
     assert functions["run_train"][1][0] == "A100-80GB"
     assert functions["board"][0].webhook_config.type and functions["board"][0].max_concurrent_inputs == 100
@@ -206,7 +208,15 @@ def offline(monkeypatch, tmp_path):
     return str(tmp_path / "c.py")
 
 
+ONLINE_CONFIG = """
+from training_support import CONFIG
+from seisvel_jax.config import replace
+from seisvel_jax.data.online import OnlineConfig
+config = replace(CONFIG, data__online=OnlineConfig(survey="openfwi"))
+"""
 TRAIN = ["--data.path", "/data/train", "--workdir", "/runs/first"]
+PREDICT = ["--checkpoint", "/runs/first", "--data", "/data/test", "--output", "/results/a.npz"]
+REFINE = ["--data", "/data/test", "--output", "/results/a.npz"]
 
 
 @pytest.mark.parametrize(
@@ -239,6 +249,13 @@ TRAIN = ["--data.path", "/data/train", "--workdir", "/runs/first"]
         ("predict", ["--checkpoint", "/runs/no", "--data", "/data/test", "--output", "/results/a.npz"], "/runs/no"),
         ("predict", ["--checkpoint", "/runs/first", "--data", "/data/test", "--output", "a.npz"], "under /results"),
         ("predict", ["--checkpoint", "/runs/first", "--data", "/data/test", "--combine", "all"], "combine"),
+        ("predict", [*PREDICT, "--members", "/runs/first/m.npz"], "--members /runs/first/m.npz"),
+        ("refine", [*REFINE, "--start", "/runs/other"], "/runs/other"),
+        ("refine", [*REFINE, "--start", "/results/first.npz"], "/results/first.npz"),
+        ("refine", [*REFINE, "--start", "here.npz"], "under /runs"),
+        ("refine", [*REFINE, "--start", "/runs/first", "--figures", "figures"], "--figures figures"),
+        ("refine", [*REFINE, "--start", "/runs/first", "--network", "/runs/no"], "/runs/no"),
+        ("refine", [*REFINE, "--start", "/runs/first", "--strength", "2"], "--strength"),
         ("submit", ["--workdir", "/runs/first", "--step", "7"], "/runs/first/checkpoints/7"),
     ],
 )
@@ -280,5 +297,21 @@ def test_words_reach_the_call_as_the_local_command_reads_them(offline, monkeypat
     assert gpu == again == "h200:2" and workdir == "/runs/first"
     assert from_dict(config) == change(CONFIG, data__path="/data/train", optim__learning_rate=0.5)
     wanted = "--checkpoint /runs/first --data /data/test --output /results/first.npz --tta --post-process"
-    assert then == (wanted.split(), 3)
+    assert then == ("predict", wanted.split(), 3)
     assert json.loads(json.dumps(config)) == config
+    # Data that are made while training need no folder, and nothing is inspected.
+    spawned.clear()
+    Path(offline).write_text(ONLINE_CONFIG)
+    for start in (modal_train.train, modal_train.main.info.raw_f):
+        with pytest.raises(SystemExit) as left:
+            start(offline, "--workdir", "/runs/first")
+        assert left.value.code == 0
+        ((_, (config, *_)),) = spawned
+        assert from_dict(config) == change(CONFIG, data__online=OnlineConfig(survey="openfwi"))
+        spawned.clear()
+    # Refined in shards, too: the words as they are.
+    monkeypatch.setattr(modal_train, "run_divided", Recorder())
+    with pytest.raises(SystemExit) as left:
+        modal_train.refine(*REFINE, "--start", "/runs/first", "--gpu", "L4", "--shards", "5", "--iterations", "9")
+    assert left.value.code == 0
+    assert spawned == [(None, ("refine", [*REFINE, "--start", "/runs/first", "--iterations", "9"], 5, "L4"))]

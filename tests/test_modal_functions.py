@@ -182,9 +182,9 @@ def test_shards_of_a_prediction_become_one_file(tmp_path, monkeypatch, straight,
 
     volume = Committed()
     monkeypatch.setattr(modal_train, "results", volume)
-    monkeypatch.setattr(modal_train, "run_predict_shard", Local(modal_train.run_predict_shard))
+    monkeypatch.setattr(modal_train, "run_divided_shard", Local(modal_train.run_divided_shard))
     words = ["--checkpoint", straight.run, "--data", data, "--output", tmp_path / "many.npy", "--batch-size", "2"]
-    assert modal_train.run_predict.local([str(word) for word in words], 4) == 0
+    assert modal_train.run_divided.local("predict", [str(word) for word in words], 4) == 0
     assert volume.commits == 5 and volume.reloads == 1
     done = re.findall(r"(\d) of 12 samples, shard (\d) of 4", capsys.readouterr().err)
     assert done == [("4", "0"), ("4", "1"), ("2", "2"), ("2", "3")]
@@ -193,7 +193,7 @@ def test_shards_of_a_prediction_become_one_file(tmp_path, monkeypatch, straight,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["many.npy", "one.npy"]
     # A shard that fails is the whole's answer, and nothing is put together.
     words[1] = tmp_path / "absent"
-    assert modal_train.run_predict.local([str(word) for word in words], 2) == 2 and volume.reloads == 1
+    assert modal_train.run_divided.local("predict", [str(word) for word in words], 2) == 2 and volume.reloads == 1
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what TensorBoard carries with it

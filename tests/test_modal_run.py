@@ -71,7 +71,7 @@ def test_modal_run_main_and_submissions_of_a_run(fresh, config_file, straight, t
     logs = "".join(container.log for container in fresh.containers)
     assert done.returncode == 0, (done.stderr, logs)
     called = [name for name, _ in fresh.answers]
-    assert called[:2] == ["run_inspect", "run_train"] and called[-1] == "run_predict" and len(called) == 5, called
+    assert called[:2] == ["run_inspect", "run_train"] and called[-1] == "run_divided" and len(called) == 5, called
     run, test = fresh.named("seisvel-runs") / "first", fresh.named("seisvel-data") / "test"
     assert_same_state(straight.run, run)
     options = {"tta": True, "post_process": True}
