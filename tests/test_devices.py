@@ -6,10 +6,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from training_support import CONFIG, LIGHT, MODEL, SURVEY
 
 from seisvel_jax import train as train_module
@@ -270,6 +272,54 @@ def test_what_was_chosen_is_in_the_checkpoint_and_stays(programs, data, tmp_path
         saved = read_metadata(step_folders(tmp_path / "run")[-1])["config"]
         assert saved["groups"][0]["model"]["remat"] is True and saved["parts"] == 1 and saved["steps"] == steps
     assert next(peaks, None) is None
+
+
+def test_chosen_parts_divide_the_rows_of_every_device_and_other_errors_go_through(linear, monkeypatch):
+    """Four devices of a batch of 16: eight parts would fit into 150 bytes, but leave a device half a sample."""
+    config = replace(CONFIG, batch_size=16)
+    four = SimpleNamespace(shape={"data": 4, "member": 1})
+    assert "--parts 8 " in memory.advice(config, SURVEY, one_device(), 150)
+    said = memory.advice(config, SURVEY, four, 150)
+    assert "needed for 4 samples at a time" in said and "fewer members" in said
+    assert memory.keep(replace(config, parts=8), replace(config, parts=4)).parts == 8
+
+    def broken(self):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(Linear, "compile", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        memory.choose(config, SURVEY, one_device(), 100)
+
+
+def test_what_a_compiled_step_needs(monkeypatch):
+    """The outputs that take the place of donated arguments count once, what is beside them, and the code, too."""
+    sizes = {"argument": 100, "output": 70, "alias": 60, "temp": 30, "generated_code": 5}
+    analysis = SimpleNamespace(**{f"{name}_size_in_bytes": size for name, size in sizes.items()})
+    found = memory_of(SimpleNamespace(memory_analysis=lambda: analysis))
+    assert (found.arguments, found.temporary, found.peak) == (100, 45, 145)
+    # What is lowered is the step for such batches as are given.
+    monkeypatch.setattr(memory, "make_step", lambda *words: SimpleNamespace(lower=lambda state, batch: batch))
+    assert lower_step(LIGHT, SURVEY, one_device(), {"more": 1}) == {"more": 1}
+    usual = lower_step(LIGHT, SURVEY, one_device())
+    assert usual["gathers"].shape == (2, 2, 32, 8) and usual["velocity"].shape == (2, 8, 8)
+
+
+def test_what_a_device_has(monkeypatch):
+    """Its own word, or a CPU's share of the machine or of the container; else nothing is known."""
+    silent = {"memory_stats": lambda: None}
+    cpu, other = SimpleNamespace(platform="cpu", **silent), SimpleNamespace(platform="tpu", **silent)
+    gpu = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": 7})
+    assert memory_limit(gpu) == 7 and memory_limit(other) is None
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    for said, limit in (("max\n", machine), (f"{2**60}\n", machine), ("4000\n", 1000)):
+        monkeypatch.setattr(memory.Path, "read_text", lambda self, encoding, said=said: said)
+        assert memory_limit(cpu) == limit
+    # Several processes must choose the same: for the one with the least.
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for all_of_them, least in (([8.0, 5.0], 5), ([0.0, 5.0], None)):
+        monkeypatch.setattr(multihost_utils, "process_allgather", lambda own, them=all_of_them: np.array(them))
+        assert memory._least_limit(SimpleNamespace(local_devices=[gpu])) == least
 
 
 def test_memory_grows_with_the_batch(programs):

@@ -1,10 +1,13 @@
 """Doors that take single files of arrays."""
 
+import contextlib
+import io
 import shutil
 import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
 from hypothesis import strategies as st
 
 from fuzzing.arrays import bomb, good, header, odd_array
@@ -63,6 +66,30 @@ def npz(draw: Draw, folder: Path, sound: Sound) -> None:
 
     refused(use)
     refused(lambda: read_field(path, draw(NAMES), 0))
+
+
+def refining(draw: Draw, folder: Path, sound: Sound) -> None:
+    """The record of a batch that is being refined: damaged, or other numbers behind a checksum that fits."""
+    from seisvel_jax.inference import refine_state
+    from seisvel_jax.inversion.config import InversionConfig
+
+    path = sound.copy("state.npy", folder)
+    if draw(st.booleans()):
+        path.write_bytes(damaged(draw, path.read_bytes()))
+    elif draw(st.booleans()):
+        path.write_bytes(draw(st.sampled_from([odd_array, header]))(draw))
+    else:
+        values = np.load(path, allow_pickle=False)[:-1]
+        for _ in range(draw(st.integers(1, 3))):
+            numbers = st.sampled_from([-1.0, 0.5, 3.0, 1e300, float("nan"), float("inf"), 2.0**31, 2.0**63])
+            values[draw(st.integers(0, 12))] = draw(numbers)
+        values = values[: draw(st.sampled_from([len(values), len(values), 3]))]
+        np.save(path, np.append(values, refine_state._checksum(values)))
+    with contextlib.redirect_stderr(io.StringIO()):
+        state = refine_state.read(path, (2, 4, 4), InversionConfig())
+    if state is not None:
+        assert min(state.evaluations, state.stage, state.stage_evaluations, state.quiet) >= 0
+        assert state.best.shape == (2, 4, 4) and len(state.history["misfit"]) == state.evaluations
 
 
 def csv(draw: Draw, folder: Path, sound: Sound) -> None:

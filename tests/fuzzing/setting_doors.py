@@ -94,7 +94,7 @@ def override(draw: Draw, folder: Path, sound: Sound) -> None:
 
 def record(draw: Draw, folder: Path, sound: Sound) -> None:
     """What commands keep beside their results: metrics.jsonl, simulate.json, made_with.json."""
-    from seisvel_jax.inference.submission import Finished
+    from seisvel_jax.inference.submission import VERSION, Finished
     from seisvel_jax.simulation.request import claim
     from seisvel_jax.training.records import Records, read_records
 
@@ -111,7 +111,7 @@ def record(draw: Draw, folder: Path, sound: Sound) -> None:
     refused(lambda: claim(folder / "set", settings_))
     part = folder / "s.npz.part"
     part.mkdir()
-    (part / "made_with.json").write_bytes(json_text(draw, {"version": 2, "checkpoint": "a"}))
+    (part / "made_with.json").write_bytes(json_text(draw, {"version": VERSION, "checkpoint": "a"}))
     np.save(part / "velocity_000000.npy", np.ones((3, 4), np.float32))
     if draw(st.booleans()):
         mischief(draw, part)

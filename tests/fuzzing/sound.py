@@ -140,6 +140,17 @@ def _run(sound: Sound, path: Path) -> None:
     checkpoints.close()
 
 
+def _state(sound: Sound, path: Path) -> None:
+    """Of two models after three evaluations."""
+    from seisvel_jax.inference import refine_state
+    from seisvel_jax.inversion.config import InversionConfig
+
+    state = refine_state._empty((2, 4, 4), InversionConfig())
+    state.evaluations = 3
+    state.history = {name: [np.ones(2, np.float32)] * 3 for name in refine_state.HISTORY}
+    refine_state.save(path, state)
+
+
 MAKERS = {
     "openfwi": _openfwi,
     "challenge": _challenge,
@@ -149,4 +160,5 @@ MAKERS = {
     "pack": _pack,
     "metrics.jsonl": _metrics,
     "run": _run,
+    "state.npy": _state,
 }
