@@ -272,6 +272,62 @@ def draw_calibration(path: Path, found: Mapping[str, Any]) -> None:
     _write(figure, path)
 
 
+def draw_posterior(
+    path: Path, samples: np.ndarray, truth: np.ndarray | None, grid: Grid, title: str = "", *, count: int = 4
+) -> None:
+    """Samples `[sample, depth, x]` m/s of one model: truth, mean, spread and error above, the first samples below.
+
+    Where the truth `[depth, x]` is known, the last panel has the error of the mean against the samples' spread in bins
+    of equally many cells: on the diagonal is calibrated.
+    """
+    samples = np.asarray(samples, np.float64)
+    mean, deviation = samples.mean(0), samples.std(0, ddof=1) if len(samples) > 1 else np.zeros(samples.shape[1:])
+    shown = [sample for sample in samples[:count]]
+    fields = [mean, *shown] + ([truth] if truth is not None else [])
+    low, high = min(float(np.min(f)) for f in fields), max(float(np.max(f)) for f in fields)
+    panel, height = _panel_size(mean.shape[0], mean.shape[1], 4.0)
+    above: list[tuple[str, np.ndarray]] = [("truth", truth)] if truth is not None else []
+    above += [("mean of the samples", mean), ("standard deviation", deviation)]
+    above += [("absolute error of the mean", np.abs(mean - truth))] if truth is not None else []
+    columns = max(len(above), len(shown) + (truth is not None))
+    figure = _figure(1.0 + columns * (panel + 1.2), 2 * (height + 1.2), title)
+    panels = figure.subplots(2, columns, squeeze=False)
+    widest = max(float(np.percentile(deviation, 99)), 1.0)
+    if truth is not None:
+        widest = max(widest, float(np.percentile(np.abs(mean - truth), 99)))
+    for axes, (name, field) in zip(panels[0], above):
+        if name in ("truth", "mean of the samples"):
+            image = velocity_panel(axes, field, grid.spacing, low=low, high=high)
+            _colour_bar(figure, image, [axes], VELOCITY_LABEL)
+        else:
+            image = velocity_panel(axes, field, grid.spacing, low=0.0, high=widest, colours=DEVIATION_COLOURS)
+            _colour_bar(figure, image, [axes], f"{name} (m/s)", extend="max")
+        axes.set_title(name)
+    for number, (axes, field) in enumerate(zip(panels[1], shown)):
+        image = velocity_panel(axes, field, grid.spacing, low=low, high=high)
+        _colour_bar(figure, image, [axes], VELOCITY_LABEL)
+        axes.set_title(f"sample {number}")
+    used = len(shown)
+    if truth is not None:
+        _error_against_spread(panels[1][used], deviation, np.abs(mean - truth))
+        used += 1
+    for axes in [*panels[0][len(above) :], *panels[1][used:]]:
+        axes.set_axis_off()
+    _write(figure, path)
+
+
+def _error_against_spread(axes: Axes, deviation: np.ndarray, error: np.ndarray, bins: int = 12) -> None:
+    order = np.argsort(deviation, axis=None, kind="stable")
+    parts = np.array_split(order, min(bins, order.size))
+    root = [[float(np.sqrt(np.mean(np.ravel(v)[part] ** 2))) for part in parts] for v in (deviation, error)]
+    longest = max(*root[0], *root[1], 1e-6)
+    axes.plot([0, longest], [0, longest], color="0.6", linewidth=1)
+    axes.plot(root[0], root[1], marker="o")
+    axes.set_xlabel("spread of the samples (m/s)")
+    axes.set_ylabel("RMS error of their mean (m/s)")
+    axes.set_box_aspect(1)
+
+
 def gather_panel(axes: Axes, gather: np.ndarray, survey: Survey, source: int, *, clip: float | None = None) -> Any:
     """One shot gather `[time, receiver]` into `axes`: time in s downwards, receiver x in m; the shot as a star."""
     gather = np.asarray(gather)

@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "plotting": FREE | {"metrics"},
     "config": FREE | {"data", "models", "training", "diffusion"},
     "training": FREE | {"wave", "earth", "inversion", "data", "models", "diffusion", "metrics", "config"},
-    "inference": FREE | {"wave", "data", "models", "metrics", "training", "config", "inversion", "plotting"},
+    "inference": FREE
+    | {"wave", "data", "models", "metrics", "training", "config", "inversion", "plotting", "diffusion", "calibration"},
 }
 
 

@@ -46,8 +46,13 @@ def daps(
     *,
     config: DAPSConfig,
     samples: int = 1,
+    known: tuple[Array, Array] | None = None,
 ) -> Float[Array, "sample batch depth x"]:
-    """Samples of the posterior, scaled velocity `[sample, batch, depth, x]`; `shape` is `(batch, depth, x)`."""
+    """Samples of the posterior, scaled velocity `[sample, batch, depth, x]`; `shape` is `(batch, depth, x)`.
+
+    `known`: values and mask `[batch, depth, x]` of cells that are known exactly. The Langevin steps move the others
+    alone; give a `denoise` that knows of them too (`guidance.known`).
+    """
     levels = sigma_levels(config.levels, config.sigma_max, config.sigma_min, config.rho)
     following = jnp.append(jnp.asarray(levels[1:]), jnp.float32(0))
 
@@ -75,7 +80,7 @@ def daps(
 
         def explore(one: tuple) -> tuple[jax.Array, jax.Array]:
             near, step, key = one
-            return langevin(likelihood, near, deviation, step, key, count=config.langevin_steps)
+            return langevin(likelihood, near, deviation, step, key, count=config.langevin_steps, known=known)
 
         each = (estimate(noisy, sigma), step, keys)
         clean, step = over_samples(explore, each, one_by_one=config.one_by_one)
@@ -89,26 +94,39 @@ def daps(
 
 
 def langevin(
-    likelihood: Likelihood, near: jax.Array, deviation: jax.Array, step: jax.Array, key: PRNGKeyArray, *, count: int
+    likelihood: Likelihood,
+    near: jax.Array,
+    deviation: jax.Array,
+    step: jax.Array,
+    key: PRNGKeyArray,
+    *,
+    count: int,
+    known: tuple[Array, Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """`count` Langevin steps from p(clean) = N(near, deviation^2) times the likelihood, with accept and reject (MALA).
 
     near `[batch, depth, x]`; `step` `[batch]` in units of deviation^2 grows where moves are accepted and shrinks where
-    they are not, towards the 57 % that is best (Roberts & Rosenthal 1998). Returns clean, starting at `near`, and the
-    step to go on with.
+    they are not, towards the 57 % that is best (Roberts & Rosenthal 1998). `known` cells (values, mask) stand still at
+    their values. Returns clean, starting at `near`, and the step to go on with.
     """
+    free = jnp.ones_like(near)
+    if known is not None:
+        free = jnp.asarray(known[1] == 0, near.dtype)
+        near = jnp.where(free > 0, near, known[0])
 
     def target(clean: jax.Array) -> tuple[jax.Array, jax.Array]:
         values = likelihood.log(clean) - squares(clean - near) / (2 * deviation**2)
         return jnp.sum(values), values
 
-    slope_and_value = jax.grad(target, has_aux=True)
+    def slope_and_value(clean: jax.Array) -> tuple[jax.Array, jax.Array]:
+        slope, values = jax.grad(target, has_aux=True)(clean)
+        return slope * free, values
 
     def once(carry: tuple, key: jax.Array) -> tuple[tuple, None]:
         clean, slope, value, step = carry
         move_key, accept_key = jax.random.split(key)
         size = over(step, clean) * deviation**2
-        there = clean + size * slope + jnp.sqrt(2 * size) * jax.random.normal(move_key, clean.shape)
+        there = clean + size * slope + jnp.sqrt(2 * size) * free * jax.random.normal(move_key, clean.shape)
         new_slope, new_value = slope_and_value(there)
         forth = -squares((there - clean - size * slope) / jnp.sqrt(2 * size)) / 2
         back = -squares((clean - there - size * new_slope) / jnp.sqrt(2 * size)) / 2

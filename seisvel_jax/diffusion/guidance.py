@@ -6,7 +6,7 @@ likelihood. The ways differ in what they take p(clean | noisy) for.
 | | p(clean given noisy) | exact for |
 |---|---|---|
 | `dps` | a point at D, a step of fixed length | nothing: a heuristic |
-| `sda` | N(D, gamma r^2), r^2 = sigma^2 s^2 / (sigma^2 + s^2) | isotropic Gaussians, gamma = 1, A A^T = 1 |
+| `sda` | N(D, r^2), r^2 = sigma^2 s^2 / (sigma^2 + s^2), gamma r^2 in data | isotropic Gaussians, A A^T = gamma 1 |
 | `moment_matching` | N(D, sigma^2 dD/dnoisy), the true covariance (Tweedie) | every Gaussian, every linear operator |
 | `daps.py` | drawn by Langevin steps on clean | isotropic Gaussians, any operator |
 """
@@ -41,30 +41,45 @@ def dps(denoise: Denoise, likelihood: Likelihood, *, strength: float) -> Denoise
     return posterior
 
 
-def sda(denoise: Denoise, likelihood: Likelihood, *, gamma: float = 1.0, prior_deviation: float = 0.5) -> Denoise:
+def sda(
+    denoise: Denoise,
+    likelihood: Likelihood,
+    *,
+    gamma: float | None = None,
+    prior_deviation: float = 0.5,
+    reach: float | None = None,
+) -> Denoise:
     """Likelihood with a widened variance (Rozet & Louppe 2023, arXiv 2306.10574): deviation^2 + gamma r(sigma)^2.
 
     `gamma` stands for |A|^2, the operator's gain in data units a unit of scaled velocity: large sigma makes D a poor
     guess of clean, and the data must not be believed to their noise then. r^2 = sigma^2 s^2 / (sigma^2 + s^2) with
     s = `prior_deviation`, where the paper has sigma^2 for r^2: the variance of clean given noisy never exceeds s^2.
+
+    None measures it anew of each model at each level, along the residual: gamma = |A^T d|^2 / |d|^2 with d = observed -
+    A D. Where r^2 outweighs the noise, the data then move D by the step of steepest descent that fits them best.
+    `reach`: see `within`.
     """
 
     def posterior(noisy: Array, sigma: Array, condition: Any) -> jax.Array:
+        clean, pull = jax.vjp(lambda values: denoise(values, sigma, condition), jnp.asarray(noisy))
+        residual, back = jax.vjp(likelihood.residual, clean)
+        toward = -back(residual)[0]
+        gain = squares(toward) / jnp.maximum(squares(residual), 1e-30) if gamma is None else gamma
         spread = (sigma * prior_deviation) ** 2 / (sigma**2 + prior_deviation**2)
-        variance = likelihood.deviation**2 + gamma * spread
-
-        def log_likelihood(noisy: Array) -> tuple[jax.Array, jax.Array]:
-            clean = denoise(noisy, sigma, condition)
-            return jnp.sum(-squares(likelihood.residual(clean)) / (2 * variance)), clean
-
-        gradient, clean = jax.grad(log_likelihood, has_aux=True)(jnp.asarray(noisy))
-        return clean + over(sigma**2, clean) * gradient
+        variance = likelihood.deviation**2 + gain * spread
+        return clean + within(over(sigma**2 / variance, clean) * pull(toward)[0], spread, reach)
 
     return posterior
 
 
 def moment_matching(
-    denoise: Denoise, likelihood: Likelihood, *, iterations: int = 8, floor: float = 1e-4, prior_deviation: float = 0.5
+    denoise: Denoise,
+    likelihood: Likelihood,
+    *,
+    iterations: int = 8,
+    floor: float = 1e-4,
+    prior_deviation: float = 0.5,
+    reach: float | None = None,
 ) -> Denoise:
     """Posterior mean with the denoiser's own covariance (Rozet et al. 2024, arXiv 2405.13712):
 
@@ -72,7 +87,7 @@ def moment_matching(
 
     solved by `iterations` of conjugate gradients, each one product with dD/dnoisy and, for the wave solver, one Born
     and one adjoint run. A is linearised at D. `floor` adds floor * r(sigma)^2 (as in `sda`) to the variance, so that
-    exact data (deviation 0) leave a system that can be solved.
+    exact data (deviation 0) leave a system that can be solved. `reach`: see `within`.
     """
 
     def posterior(noisy: Array, sigma: Array, condition: Any) -> jax.Array:
@@ -89,9 +104,23 @@ def moment_matching(
             return over(sigma**2, change) * change
 
         solved = conjugate_gradients(lambda data: noise * data + push(moved(data)), miss, iterations)
-        return clean + moved(solved)
+        return clean + within(moved(solved), spread, reach)
 
     return posterior
+
+
+def within(shift: jax.Array, spread: Array, reach: float | None) -> jax.Array:
+    """The shift `[batch, depth, x]` of a denoiser, shortened to a root mean square of `reach` r; None: as it is.
+
+    `spread` is r^2, the variance that clean given noisy is taken to have: data that ask for more than a few r do not
+    suit the linearised operator, and following them runs away. A shift that is not finite is none.
+    """
+    if reach is None:
+        return shift
+    cells = shift[0].size
+    size = jnp.sqrt(squares(shift) / cells)
+    factor = jnp.minimum(1, reach * jnp.sqrt(spread) / jnp.maximum(size, 1e-30))
+    return jnp.where(over(jnp.isfinite(size), shift), over(factor, shift) * shift, 0)
 
 
 def known(denoise: Denoise, values: Array, mask: Array, *, iterations: int = 8) -> Denoise:

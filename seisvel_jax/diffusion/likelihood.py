@@ -21,8 +21,8 @@ class Likelihood:
     """Scaled velocity `[batch, depth, x]` to data `[batch, ...]`; differentiable both ways."""
     observed: Any
     """`[batch, ...]`; where `mask` is 0 the values do not matter, but must be finite."""
-    deviation: float = 1.0
-    """Standard deviation of the noise in `observed`, in its unit."""
+    deviation: Any = 1.0
+    """Standard deviation of the noise in `observed`, in its unit; a number, or one of each row `[batch]`."""
     mask: Any = None
     """1 where a value was measured, 0 where it is missing; of the observed's shape, None = all."""
 
@@ -42,18 +42,27 @@ class Likelihood:
         return data if self.mask is None else data * jnp.asarray(self.mask, data.dtype)
 
 
-def of_gathers(observed: Array, plan: Plan, scale: Scale, deviation: float, *, mask: Array | None = None) -> Likelihood:
+def of_gathers(
+    observed: Array,
+    plan: Plan,
+    scale: Scale,
+    deviation: Any,
+    *,
+    mask: Array | None = None,
+    devices: int | None = None,
+) -> Likelihood:
     """The likelihood of gathers `[batch, source, time, receiver]` through the wave solver.
 
     `plan` is `wave.plan.make_plan(survey, max_velocity)`. Velocities are kept within the scale's bounds before they are
     propagated, for samples still full of noise have no business in a solver; beyond the bounds the gradient is 0.
     `deviation` is the noise in the gathers' unit; make it larger to trust the solver or the survey less. Sample with
-    `one_by_one`: the solver's derivatives cannot be mapped over samples.
+    `one_by_one`: the solver's derivatives cannot be mapped over samples. `devices`: as for `run_plan`, 1 inside
+    `shard_map`.
     """
     low, high = scale.bounds
 
     def operator(clean: Array) -> jax.Array:
-        return run_plan(jnp.clip(scale.to_velocity(jnp.asarray(clean)), low, high), plan)
+        return run_plan(jnp.clip(scale.to_velocity(jnp.asarray(clean)), low, high), plan, devices=devices)
 
     return Likelihood(operator, jnp.asarray(observed), deviation, mask)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seisvel_jax.errors import UserError
 from seisvel_jax.inference.predictor import Ensemble, Predictor
 from seisvel_jax.survey import Survey
 
@@ -20,12 +21,38 @@ if TYPE_CHECKING:
 def load(paths: str | Path | Sequence[str | Path]) -> Predictor:
     """A Predictor of one trained run, or of several: `load("RUN")`, `load(["RUN1", "RUN2/checkpoints/4000"])`.
 
-    A run's best checkpoint by validation MAPE is taken. Raises UserError naming what is no run.
+    A run's best checkpoint by validation MAPE is taken. A diffusion run is an ensemble whose members are 16 samples
+    given the gathers. Raises UserError naming what is no run.
     """
-    from seisvel_jax.training.checkpoint import load_run
-
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
-    return Predictor([ensemble_of(load_run(path)) for path in paths])
+    return Predictor([_ensemble(path) for path in paths])
+
+
+def _ensemble(path: str | Path) -> Ensemble:
+    from seisvel_jax.training.runs import load_diffusion, load_run
+
+    if not holds_diffusion(Path(path)):
+        return ensemble_of(load_run(path))
+    from seisvel_jax.inference.posterior import as_ensemble
+
+    return as_ensemble(load_diffusion(path))
+
+
+def holds_diffusion(path: Path) -> bool:
+    """Whether a run, or one of its checkpoints, is a diffusion model's. What cannot be read is not."""
+    from seisvel_jax.config import is_diffusion
+    from seisvel_jax.training.checkpoint_files import read_metadata, step_folders
+
+    try:
+        steps = [path] if (path / "_CHECKPOINT_METADATA").is_file() else step_folders(path)[::-1]
+    except UserError:
+        return False
+    for step in steps:
+        try:
+            return is_diffusion(read_metadata(step)["config"])
+        except UserError:
+            continue
+    return False
 
 
 @functools.cache

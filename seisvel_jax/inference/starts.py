@@ -16,6 +16,7 @@ from seisvel_jax.survey import Grid
 if TYPE_CHECKING:
     from seisvel_jax.data.dataset import Dataset
     from seisvel_jax.data.velocity_files import Velocities
+    from seisvel_jax.inference.sample_files import SampleFile
 
 PREDICTED = Options(tta=True, post_process=True)
 """How a run's answer is made where the user names a run as the start: the best it can say."""
@@ -61,17 +62,21 @@ class OfFinished:
 
 
 class OfFile:
-    """Velocity models as somebody wrote them. All are read once at the beginning: a bad one is said before any work."""
+    """Velocity models as somebody wrote them; of a file of samples their means.
+
+    All are read once at the beginning: a bad one is said before any work.
+    """
 
     def __init__(self, path: Path, dataset: "Dataset", count: int):
         from seisvel_jax.data.velocity_files import open_velocities
+        from seisvel_jax.inference.sample_files import SampleFile, holds_samples
 
         if path.suffix == ".csv":
             raise UserError(
                 f"{path}: a competition file holds every second column only, expected whole models: write the "
                 "prediction as .npy or .npz"
             )
-        self._velocities = open_velocities(path)
+        self._velocities = SampleFile(path) if holds_samples(path) else open_velocities(path)
         self._where = _match(self._velocities, dataset, count)
         self._dataset = dataset
         digest = hashlib.sha256()
@@ -95,7 +100,7 @@ class OfFile:
             raise UserError(
                 f"{self._velocities.path}: {self._velocities.names[self._where[index]]} has shape {velocity.shape} "
                 f"(depth, x), expected {grid.shape} or another sampling of the same {depth:g} m x {width:g} m: check "
-                "that the start belongs to these gathers"
+                "that it belongs to these gathers"
             )
         return resample_velocity(velocity, Grid(velocity.shape[0], velocity.shape[1], spacing), grid).astype(np.float32)
 
@@ -105,7 +110,7 @@ def is_run(path: Path) -> bool:
     return path.is_dir() and ((path / "checkpoints").is_dir() or path.resolve().parent.name == "checkpoints")
 
 
-def _match(velocities: "Velocities", dataset: "Dataset", count: int) -> list[int]:
+def _match(velocities: "Velocities | SampleFile", dataset: "Dataset", count: int) -> list[int]:
     """Index of the model of each of the first `count` samples: by name, or in order where an array has no names."""
     where = {name: index for index, name in enumerate(velocities.names)}
     missing = [name for name in dataset.names[:count] if name not in where]
@@ -120,7 +125,7 @@ def _match(velocities: "Velocities", dataset: "Dataset", count: int) -> list[int
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise UserError(
             f"{velocities.path}: no model for {len(missing)} of {count} samples of {dataset.path}: "
-            f"{', '.join(missing[:5])}{more}: give the start of these gathers"
+            f"{', '.join(missing[:5])}{more}: give the models of these gathers"
         )
     extra = set(where) - set(dataset.names)
     if extra:
