@@ -1,6 +1,10 @@
 """The wave-equation loss: its gradient, its shots, its schedule; training without labels and with some."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -158,6 +162,51 @@ def test_a_mirrored_row_is_compared_as_it_was_recorded():
         )
     ]
     np.testing.assert_allclose(seen[0][1]["wave"], seen[1][1]["wave"], rtol=1e-4)
+
+
+ON_A_MESH = """
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+import jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh
+from training_support import SURVEY, arrays, quick_compilation
+from seisvel_jax.models.ensemble import over_members
+from seisvel_jax.training.config import WaveLossConfig
+from seisvel_jax.training.mesh import over_data
+from seisvel_jax.training.wave_loss import WaveLoss
+
+gathers, velocity = arrays(4)
+members = jnp.asarray([0.0, 40.0])
+found = []
+with quick_compilation():
+    for shape in ((1, 1), (4, 1), (2, 2)):
+        mesh = Mesh(np.asarray(jax.devices()[: shape[0] * shape[1]]).reshape(shape), ("data", "member"))
+        loss = WaveLoss(WaveLossConfig(weight=1.0, rows=1, shots=1), SURVEY, (1500.0, 4500.0), mesh)
+
+        def misfits(velocity, gathers, loss=loss, mesh=mesh):
+            shots = jnp.zeros(1, jnp.int32)
+            one = lambda more: jax.value_and_grad(lambda v: loss(v + more, gathers, shots).sum())(velocity)
+            return over_members(one, mesh)(members)
+
+        rows = over_data(mesh)
+        program = jax.jit(misfits, in_shardings=(rows, rows)).lower(velocity, gathers).compile()
+        text = program.as_text()
+        assert "all-gather" not in text, (shape, "a device simulates rows of another")
+        values = program(jax.device_put(velocity, rows), jax.device_put(gathers, rows))
+        found.append([np.asarray(part) for part in values])
+for other in found[1:]:
+    for one, two in zip(found[0], other):
+        assert np.isfinite(two).all() and abs(one).max() > 0
+        np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-6 * abs(one).max())
+"""
+
+
+def test_every_device_simulates_its_own_rows():
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_MESH], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_training_without_labels_lowers_the_misfit(tmp_path):

@@ -37,7 +37,7 @@ def make_step(
     [batch]` of 1 and 0: the terms that compare with it are then means over those rows, whatever stands in the others.
     """
     mesh = mesh or one_device()
-    wave = WaveLoss(config.loss.wave, survey, config.loss.bounds) if config.loss.wave.weight > 0 else None
+    wave = WaveLoss(config.loss.wave, survey, config.loss.bounds, mesh) if config.loss.wave.weight > 0 else None
 
     def member_step(graphdef: Any, params: Any, opt_state: Any, key: PRNGKeyArray, *, batch: dict, at: Any) -> tuple:
         augment_key, dropout_key = jax.random.split(key)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from seisvel_jax.arrays import Array, Float, Gathers, Int, PRNGKeyArray, Velocity
 from seisvel_jax.errors import UserError
@@ -23,11 +24,12 @@ from seisvel_jax.wave.scheme import scheme_of
 class WaveLoss:
     """Relative misfit `sum (F(v) - d)^2 / sum d^2` of each sample over some of its shots, differentiable in v.
 
-    `bounds` in m/s: velocities are clipped to them before they are simulated, as the time step asks for. Raises
-    UserError where the survey's grid cannot carry the slowest of them.
+    `bounds` in m/s: velocities are clipped to them before they are simulated, as the time step asks for. Each device
+    along the data axis of `mesh` simulates its own rows. Raises UserError where the survey's grid cannot carry the
+    slowest of them.
     """
 
-    def __init__(self, config: WaveLossConfig, survey: Survey, bounds: tuple[float, float]):
+    def __init__(self, config: WaveLossConfig, survey: Survey, bounds: tuple[float, float], mesh: Mesh | None = None):
         scheme = replace(scheme_of(survey), memory=config.memory)
         check_sampling(survey, scheme.order, bounds[0])
         self.config, self.survey, self.bounds = config, survey, bounds
@@ -35,7 +37,8 @@ class WaveLoss:
         self._count = min(config.shots or survey.shot_count, survey.shot_count)
         if np.ndim(survey.wavelet) != 1:
             raise UserError(f"survey {survey.name}: shots that differ in more than their place: leave loss.wave out")
-        self._values_and_slopes = jax.custom_batching.custom_vmap(self._row_by_row)
+        self._mesh = mesh
+        self._values_and_slopes = jax.custom_batching.custom_vmap(self._on_devices)
         self._values_and_slopes.def_vmap(self._fold_members)
 
     def shots(self, key: PRNGKeyArray) -> Int[Array, "shot"]:
@@ -56,6 +59,23 @@ class WaveLoss:
         # The value, and as its derivative the slope that was found with it: nothing is simulated twice, and nothing of
         # a row's wave field outlives the row.
         return value + jnp.sum(slope * (velocity - jax.lax.stop_gradient(velocity)), axis=(1, 2))
+
+    def _on_devices(self, velocity: jax.Array, observed: jax.Array, shots: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """`_row_by_row` of each device's own rows, side by side: the compiler would give every device all of them."""
+        if self._mesh is None or self._mesh.shape["data"] == 1:
+            return self._row_by_row(velocity, observed, shots)
+        # Where the members are divided this is already inside the mesh, of which only the data axis is left to map.
+        inside = bool(jax.sharding.get_abstract_mesh().manual_axes)
+        rows = PartitionSpec("data")
+        divided = jax.shard_map(
+            self._row_by_row,
+            mesh=None if inside else self._mesh,
+            in_specs=(rows, rows, PartitionSpec()),
+            out_specs=(rows, rows),
+            axis_names=frozenset({"data"}),
+            check_vma=False,
+        )
+        return divided(velocity, observed, shots)
 
     def _row_by_row(self, velocity: jax.Array, observed: jax.Array, shots: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Misfits `[batch]` and their gradients `[batch, depth, x]`, some rows at a time."""
