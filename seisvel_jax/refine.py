@@ -17,10 +17,12 @@ from seisvel_jax.inversion.config import Estimate, Misfit, Optimizer, Prior, Tie
 
 if TYPE_CHECKING:
     from seisvel_jax.data.dataset import Dataset
+    from seisvel_jax.inference.learned import Learned
     from seisvel_jax.inference.predictor import Predictor
     from seisvel_jax.inference.refined import Settings
     from seisvel_jax.inference.starts import Starts
 
+LEARNED = ("red-diffeq", "proximal")
 ITERATIONS = {"gradient": 60, "network": 3}
 
 
@@ -41,12 +43,15 @@ class Refine:
     """gradient: full-waveform inversion. network: m <- m - strength (M(F(m)) - m) with the trained network M."""
     misfit: Misfit = "l2"
     """How simulated and recorded gathers are compared."""
-    prior: Prior = "none"
-    """What is held against the misfit: total variation (tv, tv1d), distance to the start (tikhonov, gaussian)."""
+    prior: Prior | Literal["red-diffeq", "proximal"] = "none"
+    """What is held against the misfit: total variation (tv, tv1d), distance to the start (tikhonov, gaussian), or a
+    diffusion run: its noise residual (red-diffeq), or a step towards its denoised model each iteration (proximal)."""
+    prior_checkpoint: Path | None = None
+    """The diffusion run of --prior red-diffeq and proximal."""
     prior_weight: float | None = None
     """Weight of the prior (default: its usual one, docs/refine.md)."""
-    optimizer: Optimizer = "lbfgs"
-    """lbfgs, or adam for rough misfits."""
+    optimizer: Optimizer | None = None
+    """lbfgs, or adam for rough misfits (default: lbfgs; adam with a diffusion run for the prior)."""
     frequencies: tuple[float, ...] = ()
     """Corners in Hz of low-pass filters, ascending, one stage each before everything is compared."""
     precondition: float = 0.0
@@ -106,7 +111,8 @@ def refine(options: Refine) -> None:
     use_all_cores()
     with only_one(options.output.parent, f"refining {options.output.name}", shard.lock(options.output)):
         starts, predictor = open_starts(options, dataset, len(names))
-        refinement = with_known_sponge(Refinement(dataset, names, starts, settings, predictor))
+        learned = open_prior(options, settings)
+        refinement = with_known_sponge(Refinement(dataset, names, starts, settings, predictor, learned))
         finished = refinement.run(options.output, options.batch_size, shard.batches(len(names), options.batch_size))
         if not shard.is_all:
             say(f"{finished.folder}: {shard}: {THEN}")
@@ -126,8 +132,19 @@ def refine(options: Refine) -> None:
 
 def settings_of(options: Refine) -> "Settings":
     """The settings that the options ask for. Raises UserError."""
-    from seisvel_jax.inference.refined import Settings, usual_inversion
+    from seisvel_jax.inference.refined import USUAL_LEARNED, Settings, usual_inversion
 
+    learned = options.prior in LEARNED
+    if learned and (options.method == "network" or options.tie != "none"):
+        raise UserError(f"--prior {options.prior}: goes with --method gradient and without --tie: leave those out")
+    if learned != (options.prior_checkpoint is not None):
+        raise UserError(
+            f"--prior {options.prior} and --prior-checkpoint {options.prior_checkpoint}: a diffusion run goes with "
+            f"--prior {' or '.join(LEARNED)}: give both or neither"
+        )
+    if options.prior == "proximal" and options.optimizer == "lbfgs":
+        raise UserError("--prior proximal with --optimizer lbfgs: expected adam, L-BFGS needs one smooth objective")
+    weight = USUAL_LEARNED.get(options.prior, 0.0) if options.prior_weight is None else options.prior_weight
     for name, value, least in (
         ("--iterations", options.iterations, 1),
         ("--batch-size", options.batch_size, 1),
@@ -142,9 +159,9 @@ def settings_of(options: Refine) -> "Settings":
         inversion=usual_inversion(
             iterations=options.iterations or ITERATIONS[options.method],
             misfit=options.misfit,
-            prior=options.prior,
-            prior_weight=options.prior_weight,
-            optimizer=options.optimizer,
+            prior="none" if learned else options.prior,
+            prior_weight=None if learned else options.prior_weight,
+            optimizer=options.optimizer or ("adam" if learned else "lbfgs"),
             frequencies=options.frequencies,
             precondition=options.precondition,
             estimate_wavelet=options.estimate_wavelet,
@@ -156,6 +173,8 @@ def settings_of(options: Refine) -> "Settings":
         spacing=options.grid_spacing,
         dt=options.dt,
         sponge_width=options.sponge_width,
+        learned=options.prior if learned else "none",
+        learned_weight=weight if learned else 0.0,
         keep_water=not options.move_water,
     )
 
@@ -193,6 +212,16 @@ def open_starts(options: Refine, dataset: "Dataset", count: int) -> "tuple[Start
     if network is not None:
         network.check_experiment(dataset.survey)
     return OfFile(options.start, dataset, count), network
+
+
+def open_prior(options: Refine, settings: "Settings") -> "Learned | None":
+    """The diffusion run that is the prior; None for the other priors. Raises UserError."""
+    if options.prior_checkpoint is None:
+        return None
+    from seisvel_jax.inference.learned import Learned
+    from seisvel_jax.training.runs import load_diffusion
+
+    return Learned(settings.learned, settings.learned_weight, load_diffusion(options.prior_checkpoint))
 
 
 def _check_beside(options: Refine) -> None:

@@ -1,6 +1,7 @@
 """The sample command end to end on the tiny experiment: what is told, formats, resume, shards, and bad input."""
 
 import functools
+import json
 import os
 import shutil
 import signal
@@ -263,6 +264,34 @@ def test_a_run_predicts_and_its_samples_start_a_refinement(run, data, options, t
     starts, _ = open_starts(Refine(data, tmp_path / "out.npz", tmp_path / "refined.npy"), open_dataset(data), COUNT)
     mean = read(tmp_path / "out.npz")["data1-001/mean"]
     np.testing.assert_allclose(starts([1], gathers)[0], mean, rtol=1e-5)
+
+
+def test_a_run_is_the_prior_of_a_refinement(run, data, tmp_path):
+    """Both kinds pull the answer; no misfit above the start's; what does not go together is refused."""
+    from seisvel_jax.refine import Refine, refine
+
+    np.save(tmp_path / "start.npy", np.full((COUNT, 1, 8, 8), 2500, np.float32))
+
+    def refined(**changes) -> np.ndarray:
+        output = tmp_path / f"{changes.get('prior', 'none')}{changes.get('prior_weight', '')}.npy"
+        refine(Refine(data, tmp_path / "start.npy", output, iterations=3, limit=1, optimizer="adam", **changes))
+        table = json.loads(output.with_suffix(".json").read_text())["samples"]
+        assert all(row["misfit_after"] <= row["misfit_before"] for row in table)
+        return np.load(output, allow_pickle=False)
+
+    plain = refined()
+    for kind, weight in (("red-diffeq", 1.0), ("proximal", 0.5)):
+        found = refined(prior=kind, prior_weight=weight, prior_checkpoint=run)
+        assert np.isfinite(found).all() and np.abs(found - plain).max() > 0.1, kind
+    for changes, message in (
+        ({"prior": "proximal"}, "give both or neither"),
+        ({"prior_checkpoint": run}, "give both or neither"),
+        ({"prior": "proximal", "prior_weight": 2.0, "prior_checkpoint": run}, "at most 1"),
+        ({"prior": "red-diffeq", "prior_checkpoint": data}, "checkpoint"),
+        ({"prior": "red-diffeq", "prior_checkpoint": run, "grid_spacing": 20.0}, "--grid-spacing 10"),
+    ):
+        with pytest.raises(UserError, match=message):
+            refined(**changes)
 
 
 def test_help_needs_no_jax():

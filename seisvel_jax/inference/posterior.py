@@ -130,11 +130,7 @@ class Posterior:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Of everything in the run that decides the numbers."""
-        told = [self.survey.to_dict(), repr(self.run.config.denoiser), self.run.config.process]
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-        for leaf in jax.tree.leaves(self.run.params):
-            digest.update(np.ascontiguousarray(leaf).tobytes())
-        return digest.hexdigest()
+        return fingerprint_of(self.run)
 
     @property
     def together(self) -> int:
@@ -179,6 +175,15 @@ class Posterior:
             "deviation": None if mask is None else self.drawing.noise * rms(np.stack([t.gathers for t in told]), mask),
         }
         return np.asarray(program(self._params, jax.device_put(each, across), survey, self._plan))
+
+
+def fingerprint_of(run: "DiffusionRun") -> str:
+    """Other parameters, another network or process, another fingerprint."""
+    told = [run.survey.to_dict(), repr(run.config.denoiser), run.config.process]
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for leaf in jax.tree.leaves(run.params):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def sample_keys(seed: int, name: str, numbers: Sequence[int]) -> np.ndarray:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from seisvel_jax.inversion.objective import evaluate, make_objective, response_o
 from seisvel_jax.logging import say
 from seisvel_jax.survey import Survey
 
+if TYPE_CHECKING:
+    from seisvel_jax.inference.learned import Learned
+
 Method = Literal["gradient", "network"]
 CHALLENGE_SPACING, CHALLENGE_DT = 5.0, 1e-3
 """m and s on which the challenge is solved: enough for its 15 Hz, and 500 times cheaper than its own 1 m and 0.1 ms."""
@@ -32,6 +35,8 @@ SPONGE_WIDTHS = (350.0, 400.0, 450.0, 500.0, 550.0, 600.0)
 """Metres tried for the challenge's sponge, which nobody published: 350 in an entrant's account, 500 fits a figure."""
 USUAL_WEIGHTS: dict[Prior, float] = {"none": 0.0, "tv": 1e-4, "tv1d": 1e-4, "tikhonov": 1e-5, "gaussian": 1e-5}
 """For gathers without much noise (docs/refine.md)."""
+USUAL_LEARNED: dict[str, float] = {"red-diffeq": 1e-4, "proximal": 0.1}
+"""The same of learned priors."""
 MARGIN = 30.0
 """Metres by which the start's seabed may lie too deep: water this near to it may turn into rock."""
 SAVE_EVERY = 60.0
@@ -54,6 +59,9 @@ class Settings:
     """Seconds between the samples compared; None: the data's own, for the challenge 1e-3."""
     sponge_width: float | None = None
     """Metres; None: the survey's."""
+    learned: str = "none"
+    """`red-diffeq` or `proximal`: the learned prior's kind (inference/learned.py)."""
+    learned_weight: float = 0.0
     keep_water: bool = True
     """What is exactly 1500 m/s from the top of the start down to 30 m above its seabed stays so."""
 
@@ -82,12 +90,18 @@ def usual_inversion(*, prior_weight: float | None = None, **wanted: Any) -> Inve
 class Refiner:
     """Refines batches of one experiment."""
 
-    def __init__(self, survey: Survey, settings: Settings, predictor: Predictor | None = None):
+    def __init__(
+        self,
+        survey: Survey,
+        settings: Settings,
+        predictor: Predictor | None = None,
+        learned: "Learned | None" = None,
+    ):
         """`survey` of the data as they lie; the predictor is needed by the method `network`. Raises UserError."""
         if settings.method == "network" and predictor is None:
             raise UserError("--method network needs a trained run: give one with --start or --network")
         self.data_survey, self.settings, self.predictor = survey, settings, predictor
-        self.survey = solver_survey(survey, settings)
+        self.survey, self._learned = solver_survey(survey, settings), learned
         self.heard = survey.resampled(dt=self.survey.dt)
         """The data's own grid with the solver's times."""
 
@@ -160,7 +174,8 @@ class Refiner:
         state = refine_state.read(file, solved.shape, config) if file is not None else None
         if state is not None:
             say(f"{file}: {state.evaluations} evaluations of this batch are done already, going on from there")
-        return invert(observed, solved, self.survey, config, mask=mask, water=water, on_step=tell, state=state)
+        more = {} if self._learned is None else self._learned.arguments(self.survey.grid, len(solved))
+        return invert(observed, solved, self.survey, config, mask=mask, water=water, on_step=tell, state=state, **more)
 
     def _full_size(self, start: np.ndarray, correction: np.ndarray, kept: np.ndarray) -> np.ndarray:
         full = add_correction(

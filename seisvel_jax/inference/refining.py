@@ -21,6 +21,7 @@ from seisvel_jax.logging import progress, say
 
 if TYPE_CHECKING:
     from seisvel_jax.data.dataset import Dataset
+    from seisvel_jax.inference.learned import Learned
 
 FIELDS = ("velocity", "summary", "history")
 """Kept of a sample: `[depth, x]` m/s; misfit before, after, evaluations, seconds; misfit of each evaluation."""
@@ -39,6 +40,8 @@ class Refinement:
     settings: Settings
     predictor: Predictor | None = None
     """For the method `network`."""
+    learned: "Learned | None" = None
+    """The prior that a diffusion run is."""
 
     def run(
         self, output: Path, batch_size: int, batches: list[range] | None = None, *, keep_others: bool = True
@@ -48,12 +51,13 @@ class Refinement:
         A batch goes on from its last record, and what is resumed equals the straight run. With `keep_others` a folder
         left by other settings is refused (UserError naming them), else begun anew.
         """
-        refiner = Refiner(self.dataset.survey, self.settings, self.predictor)
+        refiner = Refiner(self.dataset.survey, self.settings, self.predictor, self.learned)
         network = self.predictor if self.settings.method == "network" else None
         made_with = {
             "data": files_digest(self.dataset, self.names),
             "start": self.starts.fingerprint,
             "network": network.fingerprint if network is not None else None,
+            "prior checkpoint": self.learned.fingerprint if self.learned is not None else None,
             "batch_size": batch_size,
             **described(self.settings),
         }
