@@ -2,10 +2,10 @@
 
     modal run --detach modal_train.py configs/speed_and_structure.py --data.path /data/train --workdir /runs/first
     modal run --detach modal_train.py::app.train CONFIG --data.path /data/train --workdir /runs/first --gpu H100
-    modal run modal_train.py::app.{inspect,pack,simulate,train,resume,predict,refine,submit,tensorboard} WORDS
+    modal run modal_train.py::app.{inspect,pack,simulate,train,resume,predict,refine,sample,submit,tensorboard} WORDS
 
 WORDS are those of `python -m seisvel_jax.NAME`, with the volumes at /data, /runs and /results, and besides
---gpu NAME[:COUNT] and --shards N (containers that simulate, predict or refine). Nothing here decides what is computed.
+--gpu NAME[:COUNT] and --shards N (containers that simulate, predict, refine or sample). What is computed is theirs.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ STOP_AFTER = DAY - 1800
 TRAINING_GPUS = ["A100-80GB", "H100", "H200"]
 """What training runs on without --gpu: the first that is free. All have 80 GB: none fails where another ran."""
 SMALL_GPUS = ["L40S", "A10", "L4", "A100"]
-"""The same for simulating, predicting and refining."""
+"""The same for simulating, predicting, refining and sampling."""
 KNOWN_GPUS: tuple[str, ...] = ("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000")
 KNOWN_GPUS += ("H100", "H100!", "H200", "B200", "B200+")
 """Of modal.com/docs/guide/gpu: the client itself takes any name, and Modal refuses it only after all is uploaded."""
@@ -195,13 +195,13 @@ def run_train(
 
 @app.function(**LONG, volumes=mounted(RESULTS), gpu=SMALL_GPUS, cpu=CORES)
 def run_divided_shard(name: str, words: list[str], shard: int, shards: int) -> int:
-    """One container's share of a prediction or refinement."""
+    """One container's share of a prediction, a refinement or samples."""
     return command(name, [*words, "--shard", str(shard), str(shards)], results)
 
 
 @app.function(**LONG, volumes=mounted(RESULTS), cpu=4.0)
 def run_divided(name: str, words: list[str], shards: int, gpu: str | None = None) -> int:
-    """The predict or refine command: its shards side by side, then one file of what they did."""
+    """The predict, refine or sample command: its shards side by side, then one file of what they did."""
     code = max(with_gpu(run_divided_shard, gpu).starmap([(name, words, shard, shards) for shard in range(shards)]))
     if code:
         return code
@@ -243,7 +243,7 @@ class OnModal:
     gpu: str | None = None
     """T4, L4, A10, L40S, A100-40GB, A100-80GB, H100, H200, B200, with :N for several."""
     shards: int = 8
-    """Containers that simulate, predict or refine at the same time."""
+    """Containers that simulate, predict, refine or sample at the same time."""
 
 
 @dataclass(frozen=True)
@@ -339,12 +339,30 @@ def check_refinement(words: Sequence[str]) -> None:
 
     options = tyro.cli(Refine, args=list(words))
     settings_of(options)
-    place = next((place for place in VOLUMES if str(options.start).startswith(f"{place}/")), RUNS)
-    check_there(options.start, place, "--start")
+    check_anywhere(options.start, "--start")
     if options.network is not None:
         check_there(options.network, RUNS, "--network")
     check_there(options.data, DATA, "--data")
     check_results(options)
+
+
+def check_sampling(words: Sequence[str]) -> None:
+    """Raises UserError for sample words that cannot end well."""
+    from seisvel_jax.sample import Sample
+
+    options = tyro.cli(Sample, args=list(words))
+    check_there(options.checkpoint, RUNS, "--checkpoint")
+    check_there(options.data, DATA, "--data")
+    if options.wells is not None and options.wells.endswith(".csv"):
+        check_anywhere(options.wells, "--wells")
+    if options.background is not None:
+        check_anywhere(options.background, "--background")
+    check_results(options)
+
+
+def check_anywhere(path: Path | str, option: str) -> None:
+    """Raises UserError where no volume has `path`."""
+    check_there(path, next((place for place in VOLUMES if str(path).startswith(f"{place}/")), DATA), option)
 
 
 def check_results(options: Any) -> None:
@@ -502,6 +520,13 @@ def refine(own: OnModal, words: list[str]) -> int:
     """Refine in --shards containers, into one file: the words of the refine command."""
     check_refinement(words)
     return wait(run_divided.spawn("refine", words, own.shards, own.gpu))
+
+
+@part
+def sample(own: OnModal, words: list[str]) -> int:
+    """Draw models in --shards containers, into one file: the words of the sample command."""
+    check_sampling(words)
+    return wait(run_divided.spawn("sample", words, own.shards, own.gpu))
 
 
 @part

@@ -28,7 +28,7 @@ def test_it_imports_without_a_token_and_without_jax(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
 
 
-PARTS = ["inspect", "pack", "simulate", "train", "resume", "predict", "refine", "submit", "tensorboard"]
+PARTS = ["inspect", "pack", "simulate", "train", "resume", "predict", "refine", "sample", "submit", "tensorboard"]
 
 
 @pytest.mark.parametrize(
@@ -252,10 +252,13 @@ REFINE = ["--data", "/data/test", "--output", "/results/a.npz"]
         ("predict", [*PREDICT, "--members", "/runs/first/m.npz"], "--members /runs/first/m.npz"),
         ("refine", [*REFINE, "--start", "/runs/other"], "/runs/other"),
         ("refine", [*REFINE, "--start", "/results/first.npz"], "/results/first.npz"),
-        ("refine", [*REFINE, "--start", "here.npz"], "under /runs"),
+        ("refine", [*REFINE, "--start", "here.npz"], "under /data"),
         ("refine", [*REFINE, "--start", "/runs/first", "--figures", "figures"], "--figures figures"),
         ("refine", [*REFINE, "--start", "/runs/first", "--network", "/runs/no"], "/runs/no"),
         ("refine", [*REFINE, "--start", "/runs/first", "--strength", "2"], "--strength"),
+        ("sample", [*PREDICT, "--wells", "/data/logs.csv"], "/data/logs.csv"),
+        ("sample", [*PREDICT, "--background", "smooth.npy"], "--background smooth.npy"),
+        ("sample", [*PREDICT[:4], "--output", "/data/a.npz"], "under /results"),
         ("submit", ["--workdir", "/runs/first", "--step", "7"], "/runs/first/checkpoints/7"),
     ],
 )
@@ -309,9 +312,11 @@ def test_words_reach_the_call_as_the_local_command_reads_them(offline, monkeypat
         ((_, (config, *_)),) = spawned
         assert from_dict(config) == change(CONFIG, data__online=OnlineConfig(survey="openfwi"))
         spawned.clear()
-    # Refined in shards, too: the words as they are.
+    # Refined and sampled in shards, too: the words as they are.
     monkeypatch.setattr(modal_train, "run_divided", Recorder())
-    with pytest.raises(SystemExit) as left:
-        modal_train.refine(*REFINE, "--start", "/runs/first", "--gpu", "L4", "--shards", "5", "--iterations", "9")
-    assert left.value.code == 0
-    assert spawned == [(None, ("refine", [*REFINE, "--start", "/runs/first", "--iterations", "9"], 5, "L4"))]
+    words = {"refine": [*REFINE, "--start", "/runs/first", "--iterations", "9"], "sample": [*PREDICT, "--wells", "0,9"]}
+    for name, given in words.items():
+        with pytest.raises(SystemExit) as left:
+            getattr(modal_train, name)(*given, "--gpu", "L4", "--shards", "5")
+        assert left.value.code == 0
+        assert spawned.pop() == (None, (name, given, 5, "L4")) and not spawned
