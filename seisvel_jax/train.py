@@ -7,7 +7,6 @@ on where a run stopped; Ctrl-C saves first. RUN then holds checkpoints, metrics.
 import contextlib
 import json
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ import tyro
 from seisvel_jax.config import Config, from_dict, load_config_file, to_dict, write_config
 from seisvel_jax.errors import UserError, run_command
 from seisvel_jax.logging import progress, say
+from seisvel_jax.training.records import log_step
 
 if TYPE_CHECKING:
-    from seisvel_jax.training.records import Records
     from seisvel_jax.training.source import Source
 
 
@@ -55,7 +54,7 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
     agree = Agreement(mesh)
 
     # ---- data: each process reads or makes its own rows of every batch ----
-    source = open_source(config, mesh)
+    source = open_source(config, mesh, workdir / "pool")
     survey = source.survey
 
     # ---- model and state ----
@@ -127,7 +126,7 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
             due = evaluated != step and (step % config.eval_every == 0 or step == config.steps)
             if due or stopped:
                 if pending is not None:
-                    _log(records, pending, names, rate, config, batches=source)
+                    log_step(records, pending, names, config, rate=rate, describe=source.describe)
                     pending = None
                 if due:
                     metadata |= validate(state.ema, step)
@@ -147,7 +146,7 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
             state, metrics = step_function(state, batch)
             del batch
             if pending is not None:
-                shown = _log(records, pending, names, rate, config, batches=source)
+                shown = log_step(records, pending, names, config, rate=rate, describe=source.describe)
                 bar.set_postfix_str(f"loss {shown:.4f}", refresh=False)
             pending = (step + 1, metrics)
             bar.update(config.batch_size)
@@ -155,32 +154,6 @@ def train(config: Config, workdir: Path, *, on_commit: Callable[[], None] | None
         raise Interrupted(stopped)
     result = {"step": int(state.step), **metadata["validation"]}
     return result if source.skipping is None else {**result, "skipped": len(source.skipping.skipped)}
-
-
-def _log(
-    records: "Records | None",
-    pending: tuple[int, Any],
-    names: tuple[str, ...],
-    rate: Callable,
-    config: Config,
-    *,
-    batches: "Source",
-) -> float:
-    """Write down a finished step; return its mean loss. Raises UserError where a member's loss is not finite."""
-    step, metrics = pending
-    values = {name: np.asarray(value, np.float32) for name, value in metrics.items()}
-    bad = ~np.isfinite(values["loss"]) | ~np.isfinite(values["gradient_norm"])
-    if bad.any():
-        members = ", ".join(name for name, wrong in zip(names, bad) if wrong)
-        raise UserError(
-            f"step {step}: the loss or gradient of {members} is not finite; nothing of it was saved. Its samples: "
-            f"{batches.describe(step - 1)}. Lower --optim.learning-rate, or look for bad samples with "
-            "python -m seisvel_jax.inspect DATA"
-        )
-    if records is not None and (step % config.log_every == 0 or step == config.steps):
-        numbers = {name: [float(one) for one in value] for name, value in values.items()}
-        records.add("train", step, {**numbers, "learning_rate": float(rate(step - 1)), "time": round(time.time(), 3)})
-    return float(values["loss"].mean())
 
 
 def _say_first_lines(config: Config, params: tuple, source: "Source") -> None:

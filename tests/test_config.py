@@ -2,14 +2,18 @@
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from training_support import CONFIG
 
-from seisvel_jax.config import Config, differences, from_dict, load_config_file, to_dict
+from seisvel_jax.config import Config, DiffusionConfig, differences, from_dict, load_config_file, to_dict
+from seisvel_jax.diffusion.condition import nothing
 from seisvel_jax.errors import UserError
 from seisvel_jax.models.config import GroupConfig, InversionNetConfig
 from seisvel_jax.models.ensemble import apply_member
@@ -20,14 +24,28 @@ from seisvel_jax.training.state import abstract_params
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 
 
+def any_config(path):
+    """Of either kind: the config file says which command it is for."""
+    diffusion = "seisvel_jax.train_diffusion" in path.read_text()
+    return load_config_file(path, DiffusionConfig) if diffusion else load_config_file(path)
+
+
+def denoised(graphdef, survey, params, gathers, velocity):
+    network = nnx.merge(graphdef, params)
+    told = replace(nothing(2, survey), gathers=gathers)
+    return network(velocity, jnp.zeros(2), network.encode(told, survey), survey)
+
+
 def survey_for(config):
+    if isinstance(config, DiffusionConfig):
+        return openfwi().resampled(dt=config.data.dt)
     survey = openfwi() if "openfwi" in config.name or "inversion" in config.name else speed_and_structure(dt=1e-3)
     return survey.resampled(spacing=config.data.grid_spacing, dt=config.data.dt)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_builds(path):
-    config = load_config_file(path)
+    config = any_config(path)
     survey = survey_for(config)
     graphdefs, params = abstract_params(config.groups, survey)
     gathers = jax.ShapeDtypeStruct((2, *survey.gather_shape), np.float32)
@@ -35,8 +53,11 @@ def test_every_config_builds(path):
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
         velocity = jax.ShapeDtypeStruct((2, *survey.grid.shape), np.float32)
         first = {"velocity": velocity, "gathers": gathers}  # what a second stage reads
-        run = functools.partial(apply_member, graphdef)
-        out = jax.eval_shape(lambda p, g, f, run=run: run(p, g, survey, first=f), one, gathers, first)
+        if isinstance(config, DiffusionConfig):
+            out = jax.eval_shape(functools.partial(denoised, graphdef, survey), one, gathers, velocity)
+        else:
+            run = functools.partial(apply_member, graphdef)
+            out = jax.eval_shape(lambda p, g, f, run=run: run(p, g, survey, first=f), one, gathers, first)
         assert out.shape == (2, *survey.grid.shape) and out.dtype == np.float32
     optimizer = make_optimizer(config.optim, config.steps)
     for group, tree in zip(config.groups, params):
@@ -46,8 +67,8 @@ def test_every_config_builds(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_survives_json_and_says_what_to_expect(path):
-    config = load_config_file(path)
-    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    config = any_config(path)
+    assert from_dict(json.loads(json.dumps(to_dict(config))), kind=type(config)) == config
     text = path.read_text()
     for word in ("python -m seisvel_jax.train", "Hardware", "Time", "Expected score", "Commit"):
         assert word in text.split('"""')[1], f"{path.name}: its docstring lacks {word!r}"

@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 from training_support import MODEL, SURVEY, arrays, quick_compilation
 
+from seisvel_jax.config import DiffusionConfig
 from seisvel_jax.diffusion.condition import SOURCES, blurred, check, drop, nothing, of_training, only
 from seisvel_jax.diffusion.config import ConditionConfig, DenoiserConfig, Members
-from seisvel_jax.diffusion.edm import EDM
-from seisvel_jax.diffusion.flow import Flow
+from seisvel_jax.diffusion.processes import process_of
 from seisvel_jax.diffusion.sampler import SamplerConfig, sample
 from seisvel_jax.diffusion.scale import Scale
 from seisvel_jax.errors import UserError
@@ -144,27 +144,26 @@ def test_sources_are_dropped_as_often_as_asked():
     assert float(jnp.abs(told.wells[told.wells_known == 0]).max()) == 0
 
 
-@pytest.mark.parametrize("process", [EDM(), pytest.param(Flow(), marks=pytest.mark.slow)], ids=["edm", "flow"])
-def test_two_members_learn_and_are_their_own(process):
+@pytest.mark.parametrize("name", ["edm", pytest.param("flow", marks=pytest.mark.slow)])
+def test_two_members_learn_and_are_their_own(name):
     """Two layers whose depth the gathers tell: the loss falls; each member is the lone one of its key; EMA lags."""
-    group = Members(CONFIG, 2)
+    group, process = Members(CONFIG, 2), process_of(name)
     optimizer = make_optimizer(OptimConfig(learning_rate=5e-3, warmup_steps=2), 60)
     graphdef = abstract_params((group,), SURVEY)[0][0]
     state = init_state((group,), SURVEY, optimizer, jax.random.key(0))
     lone = jax.jit(lambda key: init_member(group, SURVEY, member_key(key, 0, 1))[1])(jax.random.key(0))
     for mine, its in zip(jax.tree.leaves(lone), jax.tree.leaves(state.params[0])):
         np.testing.assert_allclose(mine, its[1], rtol=1e-5, atol=1e-7)
-    step = make_diffusion_step(
-        graphdef,
-        optimizer,
-        SURVEY,
-        model=CONFIG,
+    config = DiffusionConfig(
+        name="two",
+        denoiser=CONFIG,
+        members=2,
         condition=TOLD,
-        process=process,
-        augmentation=replace(AugmentConfig.off(), mirror=0.5),
-        decay=0.9,
-        seed=0,
+        process=name,
+        augment=replace(AugmentConfig.off(), mirror=0.5),
+        ema_decay=0.9,
     )
+    step = make_diffusion_step(config, graphdef, optimizer, SURVEY)
     gathers, velocity = arrays(16)
     batch = {"gathers": gathers, "velocity": velocity, "family": np.ones(16, np.int32)}
     losses = []

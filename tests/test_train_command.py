@@ -68,7 +68,7 @@ def interrupted(config, run, *, step, by):
     """Train until the signal `by` comes while `step` is written down; the exit code."""
     from seisvel_jax import train as module
 
-    original = module._log
+    original = module.log_step
 
     def log(records, pending, *rest, **named):
         if pending[0] == step:
@@ -76,7 +76,7 @@ def interrupted(config, run, *, step, by):
         return original(records, pending, *rest, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_log", log)
+        patch.setattr(module, "log_step", log)
         with pytest.raises(Interrupted) as stopped:
             train(config, run)
     return stopped.value.exit_code

@@ -6,13 +6,14 @@ be made on whatever device needs them. Light to import: jax comes in with the fi
 
 import zlib
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from seisvel_jax.errors import UserError
+from seisvel_jax.logging import progress
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -31,10 +32,13 @@ class OnlineConfig:
     survey: str = ""
     """openfwi, speed-and-structure or the path of a survey.json; empty: that of the data at `data.path`."""
     family: str = ""
-    """Of `earth.families`, e.g. openfwi (any of its ten), curvefault-b; empty: openfwi or speed-and-structure by the
-    survey's boundary."""
+    """Of `earth.families`, e.g. openfwi (any of its ten), curvefault-b; several, with commas between them, take turns
+    row by row. Empty: openfwi or speed-and-structure by the survey's boundary."""
     share: float = 1.0
     """Of the rows of each batch; the others come from `data.path`."""
+    pool: int = 0
+    """Draw and simulate so many samples when the run begins, and train on these epoch after epoch, as on stored ones:
+    where simulating costs more than a step, as on a CPU. 0: new samples at every step."""
     sponge_widths: tuple[float, ...] = ()
     """Metres. Several take turns, one a step: each is a program of its own. Empty: the survey's own."""
 
@@ -42,6 +46,11 @@ class OnlineConfig:
         """Refuse values that no run could use. Raises UserError naming the option."""
         if not 0 < self.share <= 1:
             raise UserError(f"--data.online.share {self.share}, expected above 0 and at most 1")
+        if self.pool < 0 or (self.pool and self.share < 1):
+            raise UserError(
+                f"--data.online.pool {self.pool} with share {self.share:g}, expected 0, or a number of samples and "
+                "share 1"
+            )
         if any(not 0 < width < float("inf") for width in self.sponge_widths):
             raise UserError(f"--data.online.sponge-widths {self.sponge_widths}, expected metres above 0")
 
@@ -69,18 +78,28 @@ def online_survey(config: OnlineConfig) -> "Survey":
 class Simulated:
     """Batches `{"gathers": [row, source, time, receiver], "velocity": [row, depth, x]}` by stream, step and row.
 
-    `mesh` has an axis data, over which the rows of a batch lie, and an axis member, which helps to make them.
+    `mesh` has an axis data, over which the rows of a batch lie, and an axis member, which helps to make them. With
+    `labels` a batch has `family [row]` too: 1 for the first of these families, and 0 for one that is not among them.
     """
 
-    def __init__(self, config: OnlineConfig, survey: "Survey", seed: int, mesh: "Mesh"):
+    def __init__(
+        self,
+        config: OnlineConfig,
+        survey: "Survey",
+        seed: int,
+        mesh: "Mesh",
+        labels: tuple[str, ...] | None = None,
+    ):
         from seisvel_jax.earth.families import check_family
         from seisvel_jax.wave.checks import check_sampling
         from seisvel_jax.wave.plan import make_plan
         from seisvel_jax.wave.scheme import scheme_of
 
         natural = "openfwi" if survey.boundary.kind == "openfwi" else "speed-and-structure"
-        self.family = config.family or natural
-        check_family(self.family)
+        self.families = tuple(name.strip() for name in (config.family or natural).split(","))
+        for family in self.families:
+            check_family(family)
+        self.numbers = None if labels is None else family_numbers(self.families, labels)
         self.survey, self.seed, self.mesh = survey, seed, mesh
         if config.sponge_widths and survey.boundary.kind == "openfwi":
             raise UserError("--data.online.sponge-widths: OpenFWI's is 120 cells by definition: leave it out")
@@ -100,7 +119,9 @@ class Simulated:
         depth, x = self.survey.grid.shape
         widths = sorted({plan.boundary.width for plan in self._plans})
         sponges = f", sponges of {', '.join(f'{width:g}' for width in widths)} m" if len(widths) > 1 else ""
-        return f"{self.family} models, {depth} x {x} nodes every {self.survey.grid.spacing:g} m{sponges}"
+        return (
+            f"{' and '.join(self.families)} models, {depth} x {x} nodes every {self.survey.grid.spacing:g} m{sponges}"
+        )
 
     def __call__(self, stream: str, step: int, count: int) -> dict[str, Any]:
         """Rows 0 to `count` - 1 of a step of a stream, on their devices; returns before they are done.
@@ -115,17 +136,36 @@ class Simulated:
             )
         plan = self._plans[step % len(self._plans)]
         number = np.asarray([self.seed & 0xFFFFFFFF, zlib.crc32(stream.encode()), step], np.uint32)
-        return _program(self.mesh, self.family, count)(number, plan)
+        return _program(self.mesh, self.families, self.numbers, count)(number, plan)
 
-    def samples(self, stream: str, count: int, rows: int) -> "Drawn":
-        """The first `count` samples of a stream, `rows` at a time, in the memory of every process."""
+    def samples(self, stream: str, count: int, rows: int, onto: "Survey | None" = None) -> "Drawn":
+        """The first `count` samples of a stream, `rows` at a time, in the memory of every process.
+
+        With `onto`, the same experiment at another time sampling, the gathers are resampled as stored ones are.
+        """
         import jax
         from jax.sharding import NamedSharding, PartitionSpec
 
         shared = jax.jit(lambda batch: batch, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
-        parts = [jax.tree.map(np.asarray, shared(self(stream, step, rows))) for step in range(-(-count // rows))]
-        gathers, velocity = (np.concatenate([part[what] for part in parts])[:count] for what in ("gathers", "velocity"))
-        return Drawn(self.survey, gathers, velocity, stream)
+        parts = []
+        with progress(None, f"{stream} samples", total=count) as bar:
+            for step in range(-(-count // rows)):
+                part = jax.tree.map(np.asarray, shared(self(stream, step, rows)))
+                if onto is not None and onto.dt != self.survey.dt:
+                    part["gathers"] = self._sampled(part["gathers"], onto)
+                parts.append(part)
+                bar.update(min(rows, count - step * rows))
+        whole = {what: np.concatenate([part[what] for part in parts])[:count] for what in parts[0]}
+        return Drawn(onto or self.survey, whole["gathers"], whole["velocity"], stream, whole.get("family"))
+
+    def _sampled(self, gathers: np.ndarray, onto: "Survey") -> np.ndarray:
+        """As `pipeline.Resampled` gives them."""
+        from seisvel_jax.data.resample import resample_gathers
+
+        found = np.stack([resample_gathers(sample, self.survey.dt, onto) for sample in gathers])
+        if onto.record_start == 1:
+            found[:, :, -1] = 0
+        return found
 
 
 @dataclass(frozen=True)
@@ -138,6 +178,8 @@ class Drawn:
     velocity_of: np.ndarray
     """`[sample, depth, x]` float32 m/s."""
     stream: str
+    family_of: np.ndarray | None = None
+    """`[sample]`: the numbers of their families, where labels were asked for."""
     has_velocity: bool = True
     layout: str = "online"
 
@@ -167,9 +209,14 @@ class Drawn:
         return self.velocity_of[index]
 
 
+def family_numbers(families: tuple[str, ...], labels: tuple[str, ...]) -> tuple[int, ...]:
+    """For each family its number among the labels: 1 for the first of them, 0 where it is none of them."""
+    return tuple(1 + labels.index(name) if name in labels else 0 for name in families)
+
+
 @cache
-def _program(mesh: "Mesh", family: str, count: int) -> Any:
-    """`(number [3] = seed, stream and step, plan) -> batch`, jitted: one program a mesh, family, count and plan."""
+def _program(mesh: "Mesh", families: tuple[str, ...], numbers: tuple[int, ...] | None, count: int) -> Any:
+    """`(number [3] = seed, stream and step, plan) -> batch`, jitted: one program a mesh, families, count and plan."""
     import jax
     import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
@@ -182,20 +229,28 @@ def _program(mesh: "Mesh", family: str, count: int) -> Any:
     axes = ("data", "member") if count % mesh.size == 0 else ("data",)
     placed = PartitionSpec(axes)
 
+    def turn(row: Any, step: Any) -> Any:
+        """Which of the families a row is of: they take turns along the rows, and from step to step."""
+        return ((row + step) % np.uint32(len(families))).astype(jnp.int32)
+
     def on_device(rows: Any, number: Any, plan: Any) -> dict[str, Any]:
         key = jax.random.key(number[0])
         for part in (number[1], number[2]):
             key = jax.random.fold_in(key, part)
 
         def draw(row: Any) -> Any:
-            return random_model(family, jax.random.fold_in(key, row), plan.grid)
+            own = [partial(random_model, family, grid=plan.grid) for family in families]
+            return jax.lax.switch(turn(row, number[2]), own, jax.random.fold_in(key, row))
 
         # One after the other on a CPU: what a row is rounded to must not depend on the rows beside it.
         velocity = jax.lax.map(draw, rows) if on_cpu else jax.vmap(draw)(rows)
         gathers = run_plan(velocity, plan, lanes=1 if on_cpu else None, devices=1)
         if plan.record_start == 1:
             gathers = gathers.at[:, :, -1].set(0)  # as in OpenFWI's files
-        return {"gathers": gathers, "velocity": velocity}
+        batch = {"gathers": gathers, "velocity": velocity}
+        if numbers is not None:
+            batch["family"] = jnp.asarray(numbers, jnp.int32)[turn(rows, number[2])]
+        return batch
 
     def batch(number: Any, plan: Any) -> dict[str, Any]:
         rows = jnp.arange(count, dtype=jnp.uint32)

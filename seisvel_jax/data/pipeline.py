@@ -250,7 +250,8 @@ class Batches:
 
     Every epoch has an order of its own, and batches run on over its end. With `process_count` processes each reads
     its own `batch_size` rows of a common batch: side by side in the order of the processes they are the batch, row by
-    row, that one process would read. Without `labels` the samples may lack velocities.
+    row, that one process would read. Without `labels` the samples may lack velocities. With `family [sample]` the
+    batches carry `family [batch]`.
     """
 
     def __init__(
@@ -267,6 +268,7 @@ class Batches:
         process_index: int = 0,
         process_count: int = 1,
         labels: bool = True,
+        family: np.ndarray | None = None,
     ):
         if len(indices) == 0:
             raise UserError(f"{dataset.path}: no samples to train on: lower --data.validation-fraction")
@@ -284,7 +286,12 @@ class Batches:
         self._parts = stream.batch(batch_size, drop_remainder=True)
         self._samples, self._process_count = samples, process_count
         parts = self._parts[process_index::process_count]
-        self._batches = parts.map(lambda chosen: _gather_batch(samples, chosen))
+
+        def read(chosen: Any) -> dict[str, np.ndarray]:
+            batch = _gather_batch(samples, chosen)
+            return batch if family is None else {**batch, "family": family[np.asarray(chosen)]}
+
+        self._batches = parts.map(read)
         # Grain's own buffer is 500 batches: tens of GB here.
         self._read = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=max(prefetch, read_threads))
         self.batch_size = batch_size

@@ -17,6 +17,7 @@ from flax import nnx
 
 from seisvel_jax.diffusion.condition import Condition
 from seisvel_jax.diffusion.config import DenoiserConfig
+from seisvel_jax.errors import UserError
 from seisvel_jax.models.config import VelocityNetConfig
 from seisvel_jax.models.layers import MLP, Attention, conv, draw_kernels, dropout, layer_norm, linear, sinusoids, subkey
 from seisvel_jax.models.velocity_net import FIRST_GUESS, WAVELENGTHS, VelocityNet, align, blended, of_lengths, of_times
@@ -50,7 +51,15 @@ class GatherEncoder(VelocityNet):
         self.missing = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.width,)))
 
     def encode(self, gathers: jax.Array, shots: jax.Array, survey: Survey, key: jax.Array | None) -> jax.Array:
-        """Gathers `[batch, source, time, receiver]`, shots `[batch, source]` to `[batch, token, channel]`."""
+        """Gathers `[batch, source, time, receiver]`, shots `[batch, source]` to `[batch, token, channel]`.
+
+        Raises UserError where the survey is not sampled at the network's `dt`.
+        """
+        if not math.isclose(survey.dt, self.config.dt, rel_tol=1e-3):
+            raise UserError(
+                f"gathers are sampled every {survey.dt:g} s, this denoiser reads {self.config.dt:g} s: give "
+                "--data.dt or --denoiser.encoder.dt"
+            )
         tokens = self.tokens(gathers * shots[:, :, None, None], survey)
         absent = (1 - shots)[:, :, None, None]
         tokens = tokens + absent * self.missing[...].reshape(1, 1, 1, -1)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from seisvel_jax.config import Config
+from seisvel_jax.config import Config, DiffusionConfig
 from seisvel_jax.errors import UserError
 from seisvel_jax.logging import say
 from seisvel_jax.models.config import GroupConfig, VelocityNetConfig
@@ -224,7 +224,7 @@ def _gib(count: int | None) -> str:
 
 
 @contextlib.contextmanager
-def out_of_memory_explained(config: Config, survey: Survey, mesh: Mesh) -> Iterator[None]:
+def out_of_memory_explained(config: Config | DiffusionConfig, survey: Survey, mesh: Mesh) -> Iterator[None]:
     """Turn a device that runs out of memory, at compile time too, into a UserError that says what to lower."""
     problem = ""
     try:
@@ -237,6 +237,7 @@ def out_of_memory_explained(config: Config, survey: Survey, mesh: Mesh) -> Itera
     if problem:
         device = mesh.local_devices[0]
         limit = memory_limit(device)
-        cure = advice(config, survey, mesh, limit) if limit is not None else ""
-        cure = cure or "close what else uses it, raise --parts, or give more devices"
+        smaller = "raise --parts" if isinstance(config, Config) else "lower --batch-size"
+        cure = advice(config, survey, mesh, limit) if limit is not None and isinstance(config, Config) else ""
+        cure = cure or f"close what else uses it, {smaller}, or give more devices"
         raise UserError(f"{device.device_kind}: out of memory: {cure}. JAX said: {problem}")

@@ -14,12 +14,12 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from seisvel_jax.config import Config
+from seisvel_jax.config import Config, DiffusionConfig
 from seisvel_jax.errors import UserError
 from seisvel_jax.logging import say
 
 
-def make_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(config: Config | DiffusionConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh of `devices` (default: all of all processes) for this config, as `choose_shape` divides them.
 
     Raises UserError.
@@ -65,7 +65,7 @@ def choose_shape(
     return devices // fitting[-1], fitting[-1]
 
 
-def say_mesh(mesh: Mesh, config: Config) -> None:
+def say_mesh(mesh: Mesh, config: Config | DiffusionConfig) -> None:
     """Tell which devices there are, how the work is divided and, where members stay together, why."""
     devices = mesh.devices.ravel()
     data, member = mesh.devices.shape

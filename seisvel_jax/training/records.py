@@ -2,9 +2,14 @@
 
 import json
 import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from seisvel_jax.errors import UserError
 from seisvel_jax.files import read_json, remove_parts, whole_file
 
 
@@ -69,6 +74,36 @@ class Records:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def log_step(
+    records: Records | None,
+    pending: tuple[int, Any],
+    names: tuple[str, ...],
+    config: Any,
+    *,
+    rate: Callable,
+    describe: Callable[[int], str],
+) -> float:
+    """Write down a finished step `(its number, metrics [member])`; return its mean loss.
+
+    `config` tells `log_every` and `steps`, `rate` the learning rate, `describe` a batch in words. Raises UserError
+    where a member's loss is not finite.
+    """
+    step, metrics = pending
+    values = {name: np.asarray(value, np.float32) for name, value in metrics.items()}
+    bad = ~np.isfinite(values["loss"]) | ~np.isfinite(values["gradient_norm"])
+    if bad.any():
+        members = ", ".join(name for name, wrong in zip(names, bad) if wrong)
+        raise UserError(
+            f"step {step}: the loss or gradient of {members} is not finite; nothing of it was saved. Its samples: "
+            f"{describe(step - 1)}. Lower --optim.learning-rate, or look for bad samples with "
+            "python -m seisvel_jax.inspect DATA"
+        )
+    if records is not None and (step % config.log_every == 0 or step == config.steps):
+        numbers = {name: [float(one) for one in value] for name, value in values.items()}
+        records.add("train", step, {**numbers, "learning_rate": float(rate(step - 1)), "time": round(time.time(), 3)})
+    return float(values["loss"].mean())
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

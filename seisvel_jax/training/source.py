@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,10 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from seisvel_jax.config import Config
+from seisvel_jax.config import Config, DiffusionConfig
 from seisvel_jax.data.dataset import Dataset
+from seisvel_jax.data.labels import stored_families
 from seisvel_jax.data.online import Simulated, online_survey
-from seisvel_jax.data.pipeline import Batches, Resampled, SkipBad, open_data, resampled_survey, training_survey
+from seisvel_jax.data.pipeline import (
+    Batches,
+    DataConfig,
+    Resampled,
+    SkipBad,
+    open_data,
+    resampled_survey,
+    training_survey,
+)
+from seisvel_jax.data.pool import draw_pool
 from seisvel_jax.data.split import split_indices
 from seisvel_jax.errors import UserError
 from seisvel_jax.survey import Grid, Survey
@@ -31,7 +42,8 @@ class Source:
     from_step: Callable[[int], Iterator[dict[str, Any]]]
     """Batches `step`, `step + 1`, … on their devices: `gathers [batch, source, time, receiver]` and `velocity [batch,
     depth, x]`. Besides, where stored data hold gathers alone, `labelled [batch]`: 1 in rows with a velocity, 0 in the
-    others; and for a second stage `first`, what the first one found. All of it is on its way when `next` returns, and
+    others; for a second stage `first`, what the first one found; for a diffusion model `family [batch]`, numbers of
+    `DenoiserConfig.family`. All of it is on its way when `next` returns, and
     nothing waits for it."""
     describe: Callable[[int], str]
     """The stored samples of a batch in words, for a message."""
@@ -39,6 +51,8 @@ class Source:
     """What is validated on, read as a dataset is."""
     held_out: np.ndarray
     """Indices of the samples used at each validation."""
+    families: np.ndarray
+    """`[held out]`: the numbers of their families; 0, not known, where no labels are asked for."""
     example: np.ndarray
     """Gathers `[source, time, receiver]` of some sample."""
     training: int
@@ -54,32 +68,40 @@ class Source:
     """The first stage of a second one."""
 
 
-def open_source(config: Config, mesh: Mesh) -> Source:
-    """The source that `config.data` describes; each process reads or makes its own rows on the devices of `mesh`.
+def open_source(config: Config | DiffusionConfig, mesh: Mesh, keep: Path | None = None) -> Source:
+    """The source that `config.data` describes; for a diffusion model with the labels of the samples.
 
-    Without stored data the validation set is simulated here, the same for every start. Raises UserError for bad data,
-    and for rows that cannot be shared out.
+    Each process reads or makes its own rows on the devices of `mesh`. Without stored data the validation set is
+    simulated here, the same for every start; the pool of `data.online.pool` is kept in the folder `keep`. Raises
+    UserError for bad data, and for rows that cannot be shared out.
     """
     data, online = config.data, config.data.online
     dataset, survey = dataset_and_survey(config)
-    drawn = 0 if online is None else online.rows(config.batch_size)
+    drawn = 0 if online is None or online.pool else online.rows(config.batch_size)
     stored = config.batch_size - drawn
-    simulated = None if online is None else Simulated(online, survey, data.seed, mesh)
+    labels = config.denoiser.families if isinstance(config, DiffusionConfig) else None
+    simulated = None if online is None else Simulated(online, _solved(data, survey), data.seed, mesh, labels)
 
     training = validation = NOBODY
+    family = None
     samples: Any = None
     if dataset is not None:
         samples = Resampled(dataset, survey, data.cache_gib)
+        family = None if labels is None else stored_families(dataset, labels)
         training, validation = _split(config, dataset, stored)
-    skipping = SkipBad(samples, (training, validation)) if samples is not None and data.skip_bad else None
+    if online is not None and online.pool:
+        assert simulated is not None
+        samples = draw_pool(simulated, online, config.batch_size, survey, keep)
+        training, family = np.arange(len(samples)), samples.family_of
+    skipping = SkipBad(samples, (training, validation)) if dataset is not None and data.skip_bad else None
     samples = skipping or samples
     batches = None
     if stored:
-        assert dataset is not None
-        batches = _batches(config, samples, training, survey, rows=stored, mesh=mesh)
+        batches = _batches(config, samples, training, survey, rows=stored, mesh=mesh, family=family)
     unlabelled = dataset is not None and not dataset.has_velocity
     if simulated is not None and (dataset is None or unlabelled) and data.validation_fraction > 0:
-        samples = simulated.samples("validation", config.validation_samples, drawn)
+        samples = simulated.samples("validation", config.validation_samples, drawn or config.batch_size, survey)
+        family = samples.family_of
         validation = np.arange(len(samples))
     held_out = spread(validation, config.validation_samples)
     if len(held_out):
@@ -88,10 +110,12 @@ def open_source(config: Config, mesh: Mesh) -> Source:
         example = samples.gathers(int(training[0]))
     else:
         assert simulated is not None
-        example = simulated.samples("example", 1, drawn).gathers(0)
+        example = simulated.samples("example", 1, drawn or config.batch_size, survey).gathers(0)
 
-    stage = None if config.first_stage is None else FrozenStage(config, survey, mesh)
-    lines = [] if config.first_stage is None else [f"first stage {config.first_stage.checkpoint}"]
+    stage, lines = None, []
+    if isinstance(config, Config) and config.first_stage is not None:
+        stage = FrozenStage(config, survey, mesh)
+        lines.append(f"first stage {config.first_stage.checkpoint}")
     if dataset is not None:
         seen = "" if len(held_out) == len(validation) else f" ({len(held_out)} of them each time)"
         epochs = f" ({config.steps * stored / len(training):.1f} epochs)" if len(training) else ""
@@ -100,16 +124,19 @@ def open_source(config: Config, mesh: Mesh) -> Source:
         )
     if simulated is not None:
         fixed = f"; {len(held_out)} others to validate" if dataset is None or unlabelled else ""
-        lines.append(f"online      {drawn} of {config.batch_size} samples a step: {simulated.words}{fixed}")
+        how = f"{drawn} of {config.batch_size} samples a step" if drawn else f"{len(training)} drawn once"
+        epochs = f" ({config.steps * stored / len(training):.1f} epochs)" if not drawn else ""
+        lines.append(f"online      {how}{epochs}: {simulated.words}{fixed}")
 
     return Source(
         survey=survey,
         from_step=lambda step: _with_first(
-            stage, _joined(batches, simulated, step, drawn=drawn, grid=survey.grid, mesh=mesh)
+            stage, _joined(batches, simulated if drawn else None, step, drawn=drawn, grid=survey.grid, mesh=mesh)
         ),
         describe=lambda step: f"online, step {step}" if batches is None else batches.describe(step),
         samples=samples,
         held_out=held_out,
+        families=np.zeros(len(held_out), np.int32) if family is None else family[held_out],
         example=example,
         training=len(training),
         validation=len(validation),
@@ -120,9 +147,11 @@ def open_source(config: Config, mesh: Mesh) -> Source:
     )
 
 
-def dataset_and_survey(config: Config) -> tuple[Dataset | None, Survey]:
+def dataset_and_survey(config: Config | DiffusionConfig) -> tuple[Dataset | None, Survey]:
     """The stored data, None where all is drawn online, and the survey of the batches. Raises UserError."""
     data, online = config.data, config.data.online
+    if online is not None and online.pool and data.path:
+        raise UserError(f"--data.online.pool {online.pool}: beside --data.path {data.path}: leave one of them out")
     if online is not None and not data.path:
         if online.rows(config.batch_size) < config.batch_size:
             raise UserError(
@@ -139,7 +168,26 @@ def dataset_and_survey(config: Config) -> tuple[Dataset | None, Survey]:
     return dataset, training_survey(dataset, data)
 
 
-def _split(config: Config, dataset: Dataset, stored: int) -> tuple[np.ndarray, np.ndarray]:
+def _solved(data: DataConfig, survey: Survey) -> Survey:
+    """The survey that samples are simulated with: that of the batches, or, for a pool, at the experiment's own times.
+
+    OpenFWI's files begin one step after the shot, so that its rows at another sampling are of other times: those are
+    simulated as they are and resampled, as stored ones would be. Raises UserError where there is no pool to do that.
+    """
+    online = data.online
+    assert online is not None
+    if data.path or survey.record_start == 0:
+        return survey
+    own = online_survey(online).resampled(spacing=data.grid_spacing)
+    if not online.pool and own.dt != survey.dt:
+        raise UserError(
+            f"--data.dt {survey.dt:g}: OpenFWI's gathers drawn at every step have its own sampling of {own.dt:g} s: "
+            "leave it out, or draw a pool of them that is resampled (--data.online.pool)"
+        )
+    return own
+
+
+def _split(config: Config | DiffusionConfig, dataset: Dataset, stored: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices to train on and to validate on."""
     if not dataset.has_velocity:
         if stored == 0:
@@ -155,11 +203,20 @@ def _split(config: Config, dataset: Dataset, stored: int) -> tuple[np.ndarray, n
     )
 
 
-def _batches(config: Config, samples: Any, training: np.ndarray, survey: Survey, *, rows: int, mesh: Mesh) -> Batches:
+def _batches(
+    config: Config | DiffusionConfig,
+    samples: Any,
+    training: np.ndarray,
+    survey: Survey,
+    *,
+    rows: int,
+    mesh: Mesh,
+    family: np.ndarray | None,
+) -> Batches:
     processes, across = jax.process_count(), mesh.shape["data"]
     if rows > len(training):
         raise UserError(
-            f"{config.data.path}: {len(training)} training samples, fewer than --batch-size {config.batch_size}: "
+            f"{samples.path}: {len(training)} training samples, fewer than --batch-size {config.batch_size}: "
             "give a smaller batch size or more data"
         )
     if rows % across:
@@ -177,7 +234,8 @@ def _batches(config: Config, samples: Any, training: np.ndarray, survey: Survey,
         prefetch=config.data.prefetch,
         process_index=jax.process_index(),
         process_count=processes,
-        labels=config.loss.wave.weight == 0,
+        labels=isinstance(config, DiffusionConfig) or config.loss.wave.weight == 0,
+        family=family,
     )
 
 

@@ -1,0 +1,56 @@
+"""A small diffusion model of two OpenFWI families: velocity from gathers, wells, background and family, or any of them.
+
+    python -m seisvel_jax.train_diffusion configs/diffusion_demo.py --workdir RUN
+    python -m seisvel_jax.sample --checkpoint RUN --data DATA --samples 16 --output samples.npz
+
+Drawing and simulating a sample takes 0.12 s on 2 cores, a training step on it a sixth of that. So the samples are drawn
+once, kept in RUN/pool, and trained on for many epochs, each time mirrored or not and with other noise and conditions.
+
+Hardware: 2 CPU cores. Time: not yet measured. Expected score: not yet measured. Commit: not yet measured.
+"""
+
+from dataclasses import replace
+
+from seisvel_jax.config import DiffusionConfig
+from seisvel_jax.data.online import OnlineConfig
+from seisvel_jax.data.pipeline import DataConfig
+from seisvel_jax.diffusion.config import ConditionConfig, DenoiserConfig
+from seisvel_jax.models.config import VelocityNetConfig
+from seisvel_jax.training.config import AugmentConfig, OptimConfig
+
+config = DiffusionConfig(
+    name="diffusion_demo",
+    denoiser=DenoiserConfig(
+        encoder=VelocityNetConfig(
+            width=96,
+            heads=4,
+            encoder_layers=1,
+            stem_channels=(16, 32),
+            stem_blocks=(0, 1),
+            patch_duration=0.04,
+            token_duration=0.08,
+            receiver_tokens=2,
+            moments=(2, 4),
+            dropout=0.0,
+            spacing=10.0,
+            dt=4e-3,
+            amplitude=1.46,
+        ),
+        layers=4,
+        channels=16,
+        patch_shape=(7, 7),
+        families=("curvefault-b", "flatfault-b"),
+    ),
+    condition=ConditionConfig(drop_gathers=0.15, drop_shot=0.05),
+    data=DataConfig(
+        online=OnlineConfig(survey="openfwi", family="curvefault-b,flatfault-b", pool=1800), dt=4e-3, read_threads=1
+    ),
+    optim=OptimConfig(kind="muon", learning_rate=2e-3, warmup_steps=100),
+    augment=replace(AugmentConfig.off(), mirror=0.5),
+    batch_size=16,
+    steps=2000,
+    eval_every=1000,
+    ema_decay=0.998,
+    validation_samples=32,
+    figures=4,
+)
