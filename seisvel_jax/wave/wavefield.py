@@ -24,17 +24,20 @@ def snapshots(
     every: int,
     scheme: Scheme | None = None,
     max_velocity: float | None = None,
+    layers: bool = False,
 ) -> jax.Array:
     """Pressure `[batch, shot, frame, depth, x]` on the nodes of the model; frame i is at `(i + 1) every dt`.
 
-    `every` is a number of recorded samples. Raises UserError where it is not 1 to nt - 1.
+    `every` is a number of recorded samples. `layers`: on those of the absorbing layers around it
+    too. Raises UserError where it is not 1 to nt - 1.
     """
     if not 1 <= every < survey.nt:
         raise UserError(f"every {every}, expected 1 to {survey.nt - 1} samples of survey {survey.name}")
     plan = make_plan(survey, max_velocity or float(np.max(velocity)), scheme)
     frames = (survey.nt - 1) // every
     velocity = jnp.asarray(velocity, plan.dtype)
-    return _snapshots(velocity, plan, frames=frames, every=every, spread=spread_of(plan, velocity.shape[0]))
+    spread = spread_of(plan, velocity.shape[0])
+    return _snapshots(velocity, plan, frames=frames, every=every, spread=spread, layers=layers)
 
 
 def illumination(
@@ -46,8 +49,8 @@ def illumination(
     return _illumination(velocity, plan, spread=spread_of(plan, velocity.shape[0])) * survey.dt
 
 
-@partial(jax.jit, static_argnames=("frames", "every", "spread"))
-def _snapshots(velocity: jax.Array, plan: Plan, *, frames: int, every: int, spread: Spread) -> jax.Array:
+@partial(jax.jit, static_argnames=("frames", "every", "spread", "layers"))
+def _snapshots(velocity: jax.Array, plan: Plan, *, frames: int, every: int, spread: Spread, layers: bool) -> jax.Array:
     def work(total: tuple, pairs: tuple, whole: tuple) -> tuple[tuple, jax.Array]:
         fields, plan = whole
         chunk, clock = chunk_of(fields, plan, *pairs), clock_of(plan)
@@ -63,7 +66,8 @@ def _snapshots(velocity: jax.Array, plan: Plan, *, frames: int, every: int, spre
 
         store = jnp.zeros((frames + 1, layout.size), plan.dtype)
         store = march(chunk, clock, (0, clock.turns), chunk.medium.start(), (store, keep))[1][:frames]
-        return total, _model_part(jax.vmap(layout.unpack)(store), plan)
+        found = jax.vmap(layout.unpack)(store)
+        return total, found if layers else _model_part(found, plan)
 
     each = spread.over_chunks(work, (), spread.numbers(), (fields_of(velocity, plan), plan))[1]
     return spread.gathered(jnp.moveaxis(each, 1, 2))

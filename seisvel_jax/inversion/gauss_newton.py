@@ -1,0 +1,191 @@
+"""Gauss-Newton steps with the whole curvature, for models of some thousand cells. What L-BFGS leaves, these find.
+
+Deep and badly lit cells show in the gathers a thousand times more weakly than the others. L-BFGS gets to them after
+thousands of gradients; a step that divides by the curvature J^T J treats all alike. J comes from one run of as many
+shots as there are sources and receivers (inversion/jacobian.py). Each step lowers
+
+    |r + J dm|^2 / 2 + weight TV(m + dm)        r the residual of the survey's own solver, at m
+
+by iterated reweighting: TV's squares divided by their size at the last iterate, each a symmetric system of all cells
+(Vogel & Oman 1996). The weight falls from step to step (Pratt, Shin & Hicks 1998 for the curvature in full).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg, sparse
+from scipy.linalg import blas
+
+from seisvel_jax.errors import UserError
+from seisvel_jax.inversion.cheaper import with_pml
+from seisvel_jax.inversion.jacobian import frames, jacobian
+from seisvel_jax.inversion.priors import CORNER
+from seisvel_jax.survey import Survey
+from seisvel_jax.wave.propagate import propagate
+from seisvel_jax.wave.scheme import Scheme, scheme_of
+
+MOST_CELLS = 10_000
+"""The curvature holds the square of that in float64."""
+REWEIGHTINGS = 12
+SHARES = (1.0, 0.3, 0.1, 0.03)
+"""Of a step: the first that lowers misfit plus prior is taken."""
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What an accepted or refused step found."""
+
+    step: int
+    """Counted from 1."""
+    velocity: np.ndarray
+    """`[depth, x]` m/s."""
+    misfit: float
+    """Half the share of the energy that is not explained."""
+    weight: float
+    share: float
+    """Of the step that was taken; 0: none lowered the objective."""
+    forward_runs: int
+    """So far, each of all shots of the survey; a run of all sources and receivers counts as so many of them."""
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Misfit around a model: `misfit + gradient . dm + dm . hessian dm / 2` for changes dm in m/s `[cell]`."""
+
+    hessian: np.ndarray
+    gradient: np.ndarray
+
+
+def gauss_newton(
+    observed: np.ndarray,
+    start: np.ndarray,
+    survey: Survey,
+    *,
+    weights: Sequence[float],
+    bounds: tuple[float, float] = (1500.0, 4500.0),
+    every: int = 8,
+    corner: float = CORNER,
+    scheme: Scheme | None = None,
+    on_step: Callable[[Stepped], bool | None] | None = None,
+) -> Stepped:
+    """From a start `[depth, x]` m/s with gathers `[shot, time, receiver]`, a step for each weight of total variation.
+
+    The start must be near: the steps take the gathers as linear in the velocity. Residuals are those of the survey's
+    own boundary, derivatives those within a PML. every: rows a frame of the Jacobian; half of 1 / (every dt) must be
+    above what the wavelet holds. corner: m/s a cell, see `priors.total_variation`. on_step stops by returning True.
+    Never returns a larger misfit than the start's. Raises UserError for shapes that do not fit and too large grids.
+    """
+    observed, start = np.asarray(observed, np.float32), np.asarray(start, np.float32)
+    if observed.shape != survey.gather_shape or start.shape != survey.grid.shape:
+        raise UserError(
+            f"gathers {observed.shape} and start {start.shape}, expected {survey.gather_shape} and "
+            f"{survey.grid.shape} of survey {survey.name}, without a batch: resample them"
+        )
+    if start.size > MOST_CELLS:
+        raise UserError(f"{start.size} cells, expected at most {MOST_CELLS} for the whole curvature: use L-BFGS")
+    scheme = scheme or scheme_of(survey)
+    live = np.asarray(observed.any((0, 2)))[None, :, None]
+    energy = float(np.square(observed, dtype=np.float64).sum()) or 1.0
+
+    def look(velocity: np.ndarray) -> tuple[np.ndarray, float]:
+        found = np.asarray(propagate(velocity[None], survey, scheme=scheme, max_velocity=bounds[1]))[0]
+        residual = np.where(live, found - observed, 0)
+        return residual, 0.5 * float(np.square(residual, dtype=np.float64).sum()) / energy
+
+    # Shots of a Jacobian are those of all sources and receivers.
+    price = -(-(len(survey.sources) + len(survey.receivers)) // survey.shot_count)
+    velocity = np.clip(start, *bounds)
+    residual, misfit = look(velocity)
+    runs, best = 1, (misfit, velocity)
+    stepped = Stepped(0, velocity, misfit, 0.0, 0.0, runs)
+    for step, weight in enumerate(weights, start=1):
+        around = curvature(velocity, residual, survey, energy, bounds=bounds, every=every, scheme=scheme)
+        aim = lowest(around, velocity, weight, bounds=bounds, corner=corner)
+        runs, taken = runs + price, 0.0
+        before = misfit + weight * _variation(velocity, corner)
+        for share in SHARES:
+            trial = (velocity + share * (aim - velocity)).astype(np.float32)
+            found, its_misfit = look(trial)
+            runs += 1
+            if its_misfit + weight * _variation(trial, corner) < before:
+                velocity, residual, misfit, taken = trial, found, its_misfit, share
+                break
+        if misfit < best[0]:
+            best = (misfit, velocity)
+        stepped = Stepped(step, velocity, misfit, weight, taken, runs)
+        if on_step is not None and on_step(stepped):
+            break
+    return Stepped(stepped.step, best[1], best[0], stepped.weight, stepped.share, runs)
+
+
+def curvature(
+    velocity: np.ndarray,
+    residual: np.ndarray,
+    survey: Survey,
+    energy: float,
+    *,
+    bounds: tuple[float, float],
+    every: int = 8,
+    scheme: Scheme | None = None,
+) -> Curvature:
+    """Gradient and Gauss-Newton Hessian of `sum residual^2 / (2 energy)` at a velocity `[depth, x]`, float64."""
+    rows = frames(survey, every)
+    hessian = np.zeros((velocity.size,) * 2, order="F")
+    gradient = np.zeros(velocity.size)
+    cheap = with_pml(survey)
+    shots = jacobian(velocity, cheap, max_velocity=bounds[1], every=every, scheme=scheme or scheme_of(survey))
+    for shot, columns in enumerate(shots):
+        wide = columns.reshape(-1, velocity.size).astype(np.float64)
+        hessian = blas.dsyrk(every / energy, wide.T, beta=1.0, c=hessian, overwrite_c=1)  # the upper half
+        gradient += every / energy * (residual[shot, rows].T.ravel() @ wide)
+    return Curvature(np.triu(hessian) + np.triu(hessian, 1).T, gradient)
+
+
+def lowest(
+    around: Curvature,
+    velocity: np.ndarray,
+    weight: float,
+    *,
+    bounds: tuple[float, float],
+    corner: float = CORNER,
+    reweightings: int = REWEIGHTINGS,
+) -> np.ndarray:
+    """The model `[depth, x]` m/s where the quadratic around `velocity` plus `weight` total variation is least."""
+    center = velocity.astype(np.float64).ravel()
+    down, across = differences(velocity.shape)
+    right = around.hessian @ center - around.gradient
+    model, diagonal = center, np.arange(center.size)
+    # What neither the gathers nor the prior can tell stays where it is.
+    hold = 1e-10 * around.hessian[diagonal, diagonal].mean()
+    for _ in range(reweightings):
+        size = np.sqrt((down @ model) ** 2 + (across @ model) ** 2 + corner**2)
+        each = sparse.diags(weight / (1000 * center.size * size))
+        smooth = (down.T @ each @ down + across.T @ each @ across).tocoo()
+        system = around.hessian.copy(order="F")
+        system[smooth.row, smooth.col] += smooth.data
+        system[diagonal, diagonal] += hold
+        factor = linalg.cho_factor(system, overwrite_a=True, check_finite=False)
+        found = np.clip(linalg.cho_solve(factor, right + hold * center, check_finite=False), *bounds)
+        change, model = np.abs(found - model).mean(), found
+        if change < 0.05:
+            break
+    return model.reshape(velocity.shape)
+
+
+def differences(shape: tuple[int, int]) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """Forward differences of `[cell]` down and across, 0 beyond the last cell."""
+
+    def along(count: int) -> sparse.dia_array:
+        ones = np.ones(count)
+        ones[-1] = 0
+        return sparse.diags_array([-ones, np.ones(count - 1)], offsets=[0, 1])
+
+    down = sparse.kron(along(shape[0]), sparse.eye_array(shape[1]))
+    return down.tocsr(), sparse.kron(sparse.eye_array(shape[0]), along(shape[1])).tocsr()
+
+
+def _variation(velocity: np.ndarray, corner: float) -> float:
+    """`priors.total_variation`, in float64 on the host."""
+    down, across = (d @ velocity.astype(np.float64).ravel() for d in differences(velocity.shape))
+    return float(np.mean(np.sqrt(down**2 + across**2 + corner**2) - corner)) / 1000
