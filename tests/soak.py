@@ -44,7 +44,16 @@ class Task:
     """What lies at the output, comparable."""
 
 
-SHARES = {"train": 2, "simulate": 2, "simulate-openfwi": 2, "simulate-packed": 2, "predict": 2, "refine": 2, "pack": 3}
+SHARES = {
+    "train": 2,
+    "simulate": 2,
+    "simulate-openfwi": 2,
+    "simulate-packed": 2,
+    "predict": 2,
+    "sample": 2,
+    "refine": 2,
+    "pack": 3,
+}
 """Of the kills: packing starts fastest."""
 
 
@@ -74,6 +83,7 @@ class Report:
 def make_tasks(folder: Path) -> list[Task]:
     """The data and settings of all tasks, in `folder`. They depend on each other: train before predict."""
     import numpy as np
+    from sample_support import write_run
     from training_support import SURVEY, write_data
 
     data = write_data(folder / "data", count=24)
@@ -87,6 +97,7 @@ def make_tasks(folder: Path) -> list[Task]:
     models = folder / "models.npy"
     np.save(models, np.full((24, 1, 8, 8), 2000, np.float32))
     run = str(folder / "straight-train" / "run")
+    sample = ("sample", "--checkpoint", str(write_run(folder / "diffusion")), "--data", str(data))
     simulate = ("simulate", "--survey", str(survey), "--count", "60", "--batch-size", "3")
     tasks = [
         Task("train", ("train", str(config), "--data.path", str(data)), "--workdir", "run", run_contents),
@@ -106,6 +117,13 @@ def make_tasks(folder: Path) -> list[Task]:
             ("predict", "--checkpoint", run, "--data", str(data), "--batch-size", "1"),
             "--output",
             "submission.npz",
+            file_contents,
+        ),
+        Task(
+            "sample",
+            (*sample, "--samples", "2", "--steps", "2", "--batch-size", "1"),
+            "--output",
+            "samples.npz",
             file_contents,
         ),
         Task(
