@@ -9,6 +9,8 @@ trained on genuine slices to judge by, and go nowhere else.
 
 import argparse
 import itertools
+import os
+import subprocess
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -247,6 +249,11 @@ def figure(genuine: np.ndarray, drawn: np.ndarray, path: Path) -> None:
     plt.close(shown)
 
 
+def commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA)
@@ -263,7 +270,11 @@ def main() -> None:
     if options.figure:
         figure(genuine, drawn, options.figure)
     text, outside = judged(genuine, drawn, cube, options.batches)
+    what = f" --models {options.models.name}" if options.models else ""
     text = (
+        "# Random Speed and Structure models against genuine ones\n\n"
+        f"`python benchmarks/earth_statistics.py --batches {options.batches}{what}`, commit {commit()}, "
+        f"{os.cpu_count()} cores, no GPU.\n\n"
         f"{len(drawn)} random models against {len(genuine)} genuine slices of {len(np.unique(cube))} cubes, at 1 m; "
         f"{outside} statistics outside the spread between cubes. "
         f"Classifiers: {FOLDS} folds, {options.batches} steps.\n\n"

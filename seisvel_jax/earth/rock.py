@@ -27,14 +27,15 @@ class Rock(NamedTuple):
 
 
 def random_rock(key: jax.Array, layers: int) -> Rock:
-    """Shale with beds of sand, two layers thick on average, in 5 to 25 % of the layers."""
+    """Shale with beds of sand, two layers thick on average, in 5 to 25 % of the layers; the youngest is of either."""
     u = draws.uniform(key, 6, layers)
     # A two-state Markov chain. One uniform variable a layer decides: below `begin` the layer is sand whatever lies
     # above it, above one half (sand ends in every second layer) it is shale; between, it is like the one before.
     share = draws.between(u[0, 0], 0.05, 0.25)
     begin = share / (2 * (1 - share))
     decided = jnp.where((u[1] < begin) | (u[1] > 0.5), jnp.arange(layers), 0)
-    is_sand = u[1][jax.lax.cummax(decided)] < begin
+    last = jax.lax.cummax(decided)
+    is_sand = u[1][last] < jnp.where(last == 0, 0.5, begin)
     sand = jnp.where(is_sand, draws.between(u[2], 0.45, 0.9), 0.0)
 
     deep = jnp.arange(layers) >= UNSCATTERED

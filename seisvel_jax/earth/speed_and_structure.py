@@ -20,6 +20,8 @@ from seisvel_jax.survey import Grid
 WATER, SALT, FASTEST_ROCK = 1500.0, 4500.0, 4340.0
 COMPACTION = 4.0
 """Metres of burial in the trends for each metre of the model: the generator's cubes are sampled every 4 m."""
+OOZE = 0.4
+"""Metres of freshest shale above the first layer: how much higher the seabed lies than it."""
 CHANNELS = 2
 CHANNEL_SHARE = 0.3
 """Of the models are cut by each of the channels."""
@@ -53,7 +55,7 @@ def random_model(key: PRNGKeyArray, grid: Grid) -> Float[jax.Array, "depth x"]:
     # From here on only the cells that hold nodes.
     node = np.minimum(np.rint(np.arange(grid.depth_count) * grid.spacing), cells - 1).astype(int)
     share, upper, lower = share[node], upper[node], lower[node]
-    layer = jnp.where((share >= 0.5) & (upper > 0), upper, lower)  # a cell with any rock is not water
+    layer = jnp.where((share >= 0.5) & (upper > 0), upper, lower)
     sand_of, shale_shift, sand_shift = (jnp.concatenate([jnp.zeros(1), each]) for each in rock)
     sand = share * sand_of[upper] + (1 - share) * sand_of[lower]
     sand = _channels(k[3], sand, 0.5 * (before[node] + before[node + 1]), stack.top, x=x / width, width=width)
@@ -66,7 +68,8 @@ def random_model(key: PRNGKeyArray, grid: Grid) -> Float[jax.Array, "depth x"]:
     found = jnp.clip(found, WATER + 5.0, FASTEST_ROCK)
     depth = jnp.arange(grid.depth_count, dtype=jnp.float32)[:, None] * grid.spacing
     salt = random_salt(k[4], depth, x[None], deepest=stack.deepest, width=width)
-    return jnp.where(layer == 0, WATER, jnp.where(salt, SALT, found))
+    # A cell with any rock in it is not water.
+    return jnp.where(edge[1:][node] <= seabed[None] - OOZE, WATER, jnp.where(salt, SALT, found))
 
 
 def _layer_at(tops: jax.Array, depth: jax.Array) -> jax.Array:

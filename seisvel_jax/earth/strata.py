@@ -18,7 +18,9 @@ FEATURE = 420.0
 """Metres: wavelength of the broadest changes of a layer's thickness; each octave is 1.9 times as short."""
 OCTAVES = 4
 LEAN = 0.0024
-"""Mean slope of the ground between one layer and the next (0.14 degrees)."""
+"""Mean slope of the ground between one old layer and the next (0.14 degrees)."""
+UNREST, RECENT = 1.2, 40
+"""The youngest layers lean so much more, as a share; over so many layers that falls to a share of 1 / e."""
 TILTS = 7
 STEEPEST = 20.0
 """Degrees: tilts at unconformities lie between a quarter of this and this, in any azimuth to the section."""
@@ -84,6 +86,7 @@ def _thickness(key: jax.Array, x: jax.Array, layers: int, width: float) -> jax.A
     noise = (height[:, None, :, None] * waves).sum((0, 1))
     # Each was laid down on a ground that had tilted a little, in any azimuth: it thins from its thickest edge.
     slope, azimuth = -LEAN * jnp.log(u[7]), 2 * np.pi * u[8]
+    slope = slope * (1 + UNREST * np.exp(-np.arange(layers, dtype=np.float32) / RECENT))
     along, across = slope * jnp.cos(azimuth), slope * jnp.sin(azimuth)
     lost = 0.5 * width * (jnp.abs(along) + jnp.abs(across))[:, None] - along[:, None] * (x - width / 2)[None]
     return jnp.clip((mean[:, None] - lost) * (1 + noise), THINNEST, THICKEST)
