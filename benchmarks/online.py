@@ -1,6 +1,6 @@
 """Online data against 256 stored samples: the same network, the same number of steps, the same unseen test samples.
 
-    python benchmarks/online.py [--steps 1000] [--output benchmarks/results/online_cpu.md]
+    python benchmarks/online.py [--steps 800] [--output benchmarks/results/online_cpu.md]
 
 Small enough for a CPU: 600 m x 600 m every 25 m, 3 shots of 5 Hz, 24 receivers, layered and faulted models.
 """
@@ -65,7 +65,7 @@ MODEL = VelocityNetConfig(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -73,6 +73,27 @@ def main() -> None:
     print(text)
     if options.output:
         options.output.write_text(text)
+
+
+def network(gathers: np.ndarray) -> VelocityNetConfig:
+    """The network for gathers as strong as these."""
+    return replace(MODEL, amplitude=float(np.sqrt(np.mean(gathers**2))))
+
+
+def training(name: str, model: VelocityNetConfig, steps: int) -> Config:
+    """One network; what it is trained on is for the caller to say."""
+    return Config(
+        name=name,
+        groups=(GroupConfig(model),),
+        optim=OptimConfig(kind="muon", learning_rate=2e-3, warmup_steps=50),
+        augment=replace(AugmentConfig.off(), mirror=0.5),
+        batch_size=8,
+        steps=steps,
+        eval_every=steps,
+        ema_decay=0.98,
+        figures=0,
+        tensorboard=False,
+    )
 
 
 def compare(folder: Path, steps: int) -> str:
@@ -87,20 +108,8 @@ def compare(folder: Path, steps: int) -> str:
     write_survey(folder / "data", SURVEY)
     test = simulated.samples("test", TEST, 8)
 
-    rms = float(np.sqrt(np.mean(stored.gathers_of**2)))
-    base = Config(
-        name="online",
-        groups=(GroupConfig(replace(MODEL, amplitude=rms), members=1),),
-        optim=OptimConfig(kind="muon", learning_rate=2e-3, warmup_steps=50),
-        augment=replace(AugmentConfig.off(), mirror=0.5),
-        batch_size=8,
-        steps=steps,
-        eval_every=steps,
-        ema_decay=0.98,
-        figures=0,
-        tensorboard=False,
-    )
-    rows = []
+    base = training("online", network(stored.gathers_of), steps)
+    rows: list[str] = []
     for words, data in (
         (f"{STORED} stored samples", DataConfig(str(folder / "data"), validation_fraction=0.0)),
         ("drawn online", DataConfig(online=online, validation_fraction=0.0)),

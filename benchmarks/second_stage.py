@@ -15,16 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from online import FAMILY, MODEL, SURVEY
+from online import FAMILY, SURVEY, network, training
 
-from seisvel_jax.config import Config, write_config
+from seisvel_jax.config import write_config
 from seisvel_jax.data.online import OnlineConfig, Simulated
 from seisvel_jax.data.pipeline import DataConfig
 from seisvel_jax.inference.pretrained import load
 from seisvel_jax.metrics import mae, mape
 from seisvel_jax.models.config import GroupConfig
 from seisvel_jax.train import train
-from seisvel_jax.training.config import AugmentConfig, FirstStageConfig, OptimConfig
+from seisvel_jax.training.config import FirstStageConfig
 from seisvel_jax.training.mesh import one_device
 from seisvel_jax.wave.propagate import propagate
 
@@ -48,19 +48,11 @@ def compare(folder: Path, steps: int) -> str:
     write_config(folder / "small.json", SURVEY.to_dict())
     online = OnlineConfig(survey=str(folder / "small.json"), family=FAMILY)
     test = Simulated(online, SURVEY, 0, one_device()).samples("test", TEST, 8)
-    model = replace(MODEL, amplitude=float(np.sqrt(np.mean(test.gathers_of**2))))
-    first = Config(
-        name="first",
-        groups=(GroupConfig(model),),
+    model = network(test.gathers_of)
+    first = replace(
+        training("first", model, steps),
         data=DataConfig(online=online, validation_fraction=0.0),
-        optim=OptimConfig(kind="muon", learning_rate=2e-3, warmup_steps=50),
-        augment=replace(AugmentConfig.off(), mirror=0.5),
-        batch_size=8,
-        steps=steps,
         eval_every=2 * steps,
-        ema_decay=0.98,
-        figures=0,
-        tensorboard=False,
     )
     second = replace(
         first,
