@@ -9,6 +9,7 @@
 
 import argparse
 import json
+import math
 import os
 import platform
 import resource
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,29 +38,25 @@ FIRST: dict[str, Any] = {
     "frequencies": (4.0, 5.5, 7.5, 10.0, 14.0),
 }
 SECOND: dict[str, Any] = {"prior": "tv", "precondition": 2.0, "memory": 40}
-LONG = [
-    {**SECOND, "tied": contrast, "iterations": 100, "prior_weight": weight, "first_step": 20.0}
-    for contrast, weight in ((100, 1e-5), (75, 6e-6), (100, 3e-6), (60, 2e-6), (75, 1e-6), (50, 6e-7), (60, 3e-7))
-]
 NEAR = [
     {**FIRST, "iterations": 126},
     {**SECOND, "iterations": 104, "prior_weight": 3e-4, "prior_weight_end": 5e-5, "stages": 3},
-    {**SECOND, "tied": 100, "iterations": 70, "prior_weight": 5e-5, "prior_weight_end": 2e-5, "first_step": 20.0},
-    *LONG,
+    {"steps": (1e-5, 3e-6, 1e-6, 5e-7, 2e-7, 1e-7), "most": 70},
+    *({"steps": (weight,) * 3} for weight in (5e-8, 2e-8, 1e-8, 5e-9, 2e-9)),
 ]
 FAR = [
     {**FIRST, "iterations": 180, "frequencies": (2.5, 3.5, 5.0, 7.0, 10.0)},
     {**SECOND, "iterations": 60, "prior_weight": 3e-4, "prior_weight_end": 1e-4, "stages": 2},
     {**SECOND, "iterations": 60, "prior_weight": 5e-5, "prior_weight_end": 2e-5, "stages": 2},
-    *LONG,
 ]
-"""One inversion after the other, each with data corrected at the model before it. `tied`: from that model cut into
-regions of one value, neighbours at least so many m/s apart; after the first 300 evaluations what comes of it is
-kept only if its misfit is lower. FAR:
-starts whose low frequencies are off."""
+"""One inversion after the other, each with data corrected at the model before it. FAR: starts whose low frequencies are
+off. `steps`: those of Gauss and Newton with the whole curvature, of these weights, and at most so many forward runs,
+each of which counts as an evaluation though it is less than half of one."""
 PHASES = {case: NEAR if case == "curvefault" else FAR for case in CASES}
 MUST = dict.fromkeys(CASES, 3)
 """Phases that make 300 evaluations."""
+MOST_OF_A_STEP = 12
+"""Forward runs: 8 of the Jacobian and up to 4 along the step."""
 
 
 def load(case: str, data: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
@@ -92,23 +89,21 @@ def run(case: str, data: Path, work: Path, phases: int) -> None:
     from seisvel_jax.inversion.cheaper import corrected, with_pml
     from seisvel_jax.inversion.config import InversionConfig
     from seisvel_jax.inversion.invert import Step, invert
-    from seisvel_jax.inversion.regions import segment, tied
-    from seisvel_jax.metrics import mae, rmse, ssim
     from seisvel_jax.wave.scheme import scheme_of
 
-    truth, observed, start, survey = load(case, data)
+    known = load(case, data)
+    truth, observed, start, survey = known
     scheme = scheme_of(survey)
     work.mkdir(parents=True, exist_ok=True)
     for number, settings in enumerate(PHASES[case][:phases]):
         file = work / f"{case}_{number}.npz"
         if file.exists():
             continue
-        contrast = settings.get("tied")
-        config = InversionConfig(**{name: value for name, value in settings.items() if name != "tied"})
         before = start if number == 0 else np.load(work / f"{case}_{number - 1}.npz", allow_pickle=False)["velocity"]
-        begin = before
-        if contrast is not None:
-            begin = np.stack([tied(model, segment(model, contrast=float(contrast))) for model in before])
+        if "steps" in settings:
+            save(file, curved(f"{case} phase {number}", settings, before, known), before, truth)
+            continue
+        config = InversionConfig(**settings)
         curve: list[tuple[float, ...]] = []
         began = time.perf_counter()
         gathers = observed if number == 0 else corrected(observed, before, survey, max_velocity=4500.0)[0]
@@ -118,32 +113,71 @@ def run(case: str, data: Path, work: Path, phases: int) -> None:
         ) -> None:
             optimizer = step.state.optimizer
             point = 1000 * np.asarray(getattr(optimizer, "point", optimizer.trial))
-            scores = [float(f(point, truth)[0]) for f in (mae, rmse, ssim)]
+            scores = scores_of(point, truth)
             curve.append((*scores, float(step.state.history["misfit"][-1][0]), time.perf_counter() - began))
             if step.evaluation % 10 == 0:
                 text = f"{case} phase {number} {step.evaluation}: MAE {scores[0]:.1f} SSIM {scores[2]:.4f} "
                 print(text + f"misfit {curve[-1][3]:.2e}, {curve[-1][4]:.0f} s", file=sys.stderr, flush=True)
 
-        found = invert(gathers, begin, with_pml(survey), config, scheme=scheme, on_step=score)
+        found = invert(gathers, before, with_pml(survey), config, scheme=scheme, on_step=score)
         velocity = np.asarray(found.velocity)
         own = corrected(observed, velocity, survey, max_velocity=4500.0)[1]
         live = observed.any((0, 1, 3), keepdims=True)
         misfit = 0.5 * float((live * (own - observed) ** 2).sum() / (observed**2).sum())
-        earlier = read(case, work)
-        if number >= MUST[case] and misfit > earlier[-1]["misfit"]:
-            print(f"{case} phase {number}: misfit {misfit:.2e} is not lower, the model stays", file=sys.stderr)
-            velocity, misfit = before, float(earlier[-1]["misfit"])
-        np.savez(
-            file,
-            velocity=velocity,
-            scores=[float(f(velocity, truth)[0]) for f in (mae, rmse, ssim)],
-            of_start=[float(f(before, truth)[0]) for f in (mae, rmse, ssim)],
-            misfit=misfit,
-            misfit_before=float(found.misfit_before[0]),
-            curve=np.asarray(curve),
-            seconds=time.perf_counter() - began,
-            commit=commit(),
-        )
+        seconds = time.perf_counter() - began
+        save(file, Phase(velocity, misfit, float(found.misfit_before[0]), curve, seconds), before, truth)
+
+
+class Phase(NamedTuple):
+    """What a phase came to."""
+
+    velocity: np.ndarray
+    misfit: float
+    misfit_before: float
+    curve: list[tuple[float, ...]]
+    """MAE, RMSE, SSIM, misfit and seconds of each evaluation."""
+    seconds: float
+
+
+def save(file: Path, phase: Phase, before: np.ndarray, truth: np.ndarray) -> None:
+    np.savez(
+        file,
+        velocity=phase.velocity,
+        scores=scores_of(phase.velocity, truth),
+        of_start=scores_of(before, truth),
+        misfit=phase.misfit,
+        misfit_before=phase.misfit_before,
+        curve=np.asarray(phase.curve),
+        seconds=phase.seconds,
+        commit=commit(),
+    )
+
+
+def scores_of(velocity: np.ndarray, truth: np.ndarray) -> list[float]:
+    from seisvel_jax.metrics import mae, rmse, ssim
+
+    return [float(f(velocity, truth)[0]) for f in (mae, rmse, ssim)]
+
+
+def curved(name: str, settings: dict[str, Any], before: np.ndarray, known: tuple) -> Phase:
+    """Steps of Gauss and Newton, every forward run of which is an evaluation of the curve."""
+    from seisvel_jax.inversion.gauss_newton import Stepped, gauss_newton
+
+    truth, observed, _, survey = known
+    began = time.perf_counter()
+    curve = [(*scores_of(before, truth), float("nan"), 0.0)]
+
+    def score(step: Stepped) -> bool:
+        scores, seconds = scores_of(step.velocity[None], truth), time.perf_counter() - began
+        curve.extend([curve[-1]] * (step.forward_runs - len(curve)))
+        curve[-1] = (*scores, step.misfit, seconds)
+        text = f"{name} {step.forward_runs}: MAE {scores[0]:.1f} SSIM {scores[2]:.4f} "
+        text += f"misfit {step.misfit:.2e}, share {step.share:g}, {seconds:.0f} s"
+        print(text, file=sys.stderr, flush=True)
+        return step.forward_runs + MOST_OF_A_STEP > settings.get("most", math.inf)
+
+    found = gauss_newton(observed[0], before[0], survey, weights=settings["steps"], on_step=score)
+    return Phase(found.velocity[None], found.misfit, float("nan"), curve, time.perf_counter() - began)
 
 
 def commit() -> str:

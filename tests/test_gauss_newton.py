@@ -7,7 +7,15 @@ import pytest
 from training_support import quick_compilation
 
 from seisvel_jax.errors import UserError
-from seisvel_jax.inversion.gauss_newton import Curvature, Stepped, curvature, differences, gauss_newton, lowest
+from seisvel_jax.inversion.gauss_newton import (
+    Curvature,
+    Stepped,
+    curvature,
+    differences,
+    gauss_newton,
+    lowest,
+    lowest_tied,
+)
 from seisvel_jax.inversion.jacobian import frames, jacobian
 from seisvel_jax.inversion.priors import total_variation
 from seisvel_jax.survey import Boundary, from_arrays, ricker
@@ -25,7 +33,7 @@ def toy(tmp_path_factory):
     dt, nt = 2e-3, 200
     survey = from_arrays(
         np.array([[20.0, 10.0], [100.0, 10.0]]),
-        np.stack([np.arange(0, 140.0, 20), np.full(7, 10.0)], -1),
+        np.stack([np.arange(0, 140.0, 10), np.full(14, 10.0)], -1),
         ricker(12.0, dt, nt, 0.1),
         dt=dt,
         shape=SHAPE,
@@ -95,8 +103,19 @@ def test_steps_from_near_find_the_model(toy):
     )
     assert found.misfit < 1e-3 * seen[0].misfit or found.misfit < 1e-8
     assert np.abs(found.velocity - velocity).mean() < 0.1 * np.abs(start - velocity).mean()
-    assert [step.step for step in seen] == [1, 2, 3] and seen[-1].forward_runs == found.forward_runs >= 1 + 3 * 6
+    assert [step.step for step in seen] == [1, 2, 3] and seen[-1].forward_runs == found.forward_runs >= 1 + 3 * 4
     gradient = curvature(start, np.zeros_like(observed), survey, 1.0, bounds=(1500.0, FASTEST), every=4).gradient
     assert not gradient.any()
     with pytest.raises(UserError, match="without a batch"):
         gauss_newton(observed[None], start, survey, weights=(1.0,))
+
+
+def test_tied_regions_get_the_values_of_least_squares():
+    draw = np.random.default_rng(3)
+    labels = np.array([[0, 0, 1], [2, 2, 1]])
+    root, true = draw.normal(size=(30, 6)), np.array([100.0, -50.0, 30.0])[labels]
+    velocity = np.array([2000.0, 2500.0, 3000.0])[labels]
+    around = Curvature(root.T @ root, -root.T @ (root @ true.ravel()))
+    np.testing.assert_allclose(lowest_tied(around, velocity, labels, bounds=(1500.0, 4500.0)), velocity + true)
+    held = lowest_tied(around, velocity, labels, bounds=(1500.0, 2450.0))
+    assert held.max() == 2450

@@ -11,7 +11,7 @@ by iterated reweighting: TV's squares divided by their size at the last iterate,
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import linalg, sparse
@@ -27,8 +27,8 @@ from seisvel_jax.wave.scheme import Scheme, scheme_of
 
 MOST_CELLS = 10_000
 """The curvature holds the square of that in float64."""
-REWEIGHTINGS = 12
-SHARES = (1.0, 0.3, 0.1, 0.03)
+REWEIGHTINGS = 8
+SHARES = (1.0, 0.55, 0.3, 0.1)
 """Of a step: the first that lowers misfit plus prior is taken."""
 
 
@@ -65,7 +65,9 @@ def gauss_newton(
     weights: Sequence[float],
     bounds: tuple[float, float] = (1500.0, 4500.0),
     every: int = 8,
+    receivers: int = 2,
     corner: float = CORNER,
+    labels: np.ndarray | None = None,
     scheme: Scheme | None = None,
     on_step: Callable[[Stepped], bool | None] | None = None,
 ) -> Stepped:
@@ -73,8 +75,10 @@ def gauss_newton(
 
     The start must be near: the steps take the gathers as linear in the velocity. Residuals are those of the survey's
     own boundary, derivatives those within a PML. every: rows a frame of the Jacobian; half of 1 / (every dt) must be
-    above what the wavelet holds. corner: m/s a cell, see `priors.total_variation`. on_step stops by returning True.
-    Never returns a larger misfit than the start's. Raises UserError for shapes that do not fit and too large grids.
+    above what the wavelet holds. receivers: every how manieth is in the steps; the misfit has all.
+    corner: m/s a cell, see `priors.total_variation`. labels `[depth, x]`: regions of one value each, such as
+    `regions.segment` finds; the weights then do nothing. on_step stops by returning True. Never returns a larger misfit
+    than the start's. Raises UserError for shapes that do not fit and too large grids.
     """
     observed, start = np.asarray(observed, np.float32), np.asarray(start, np.float32)
     if observed.shape != survey.gather_shape or start.shape != survey.grid.shape:
@@ -94,14 +98,20 @@ def gauss_newton(
         return residual, 0.5 * float(np.square(residual, dtype=np.float64).sum()) / energy
 
     # Shots of a Jacobian are those of all sources and receivers.
-    price = -(-(len(survey.sources) + len(survey.receivers)) // survey.shot_count)
+    price = -(-(len(survey.sources) + len(survey.receivers[::receivers])) // survey.shot_count)
     velocity = np.clip(start, *bounds)
     residual, misfit = look(velocity)
     runs, best = 1, (misfit, velocity)
     stepped = Stepped(0, velocity, misfit, 0.0, 0.0, runs)
-    for step, weight in enumerate(weights, start=1):
-        around = curvature(velocity, residual, survey, energy, bounds=bounds, every=every, scheme=scheme)
-        aim = lowest(around, velocity, weight, bounds=bounds, corner=corner)
+    for step, asked in enumerate(weights, start=1):
+        weight = asked if labels is None else 0.0
+        around = curvature(
+            velocity, residual, survey, energy, bounds=bounds, every=every, receivers=receivers, scheme=scheme
+        )
+        if labels is None:
+            aim = lowest(around, velocity, weight, bounds=bounds, corner=corner)
+        else:
+            aim = lowest_tied(around, velocity, labels, bounds=bounds)
         runs, taken = runs + price, 0.0
         before = misfit + weight * _variation(velocity, corner)
         for share in SHARES:
@@ -127,18 +137,23 @@ def curvature(
     *,
     bounds: tuple[float, float],
     every: int = 8,
+    receivers: int = 2,
     scheme: Scheme | None = None,
 ) -> Curvature:
-    """Gradient and Gauss-Newton Hessian of `sum residual^2 / (2 energy)` at a velocity `[depth, x]`, float64."""
+    """Gradient and Gauss-Newton Hessian of `sum residual^2 / (2 energy)` at a velocity `[depth, x]`, float64.
+
+    Of every `receivers`-th receiver and every `every`-th row, for all of them.
+    """
     rows = frames(survey, every)
+    share = every * receivers / energy
     hessian = np.zeros((velocity.size,) * 2, order="F")
     gradient = np.zeros(velocity.size)
-    cheap = with_pml(survey)
+    cheap = replace(with_pml(survey), receivers=np.asarray(survey.receivers)[::receivers])
     shots = jacobian(velocity, cheap, max_velocity=bounds[1], every=every, scheme=scheme or scheme_of(survey))
     for shot, columns in enumerate(shots):
         wide = columns.reshape(-1, velocity.size).astype(np.float64)
-        hessian = blas.dsyrk(every / energy, wide.T, beta=1.0, c=hessian, overwrite_c=1)  # the upper half
-        gradient += every / energy * (residual[shot, rows].T.ravel() @ wide)
+        hessian = blas.dsyrk(share, wide.T, beta=1.0, c=hessian, overwrite_c=1)  # the upper half
+        gradient += share * (residual[shot, rows, ::receivers].T.ravel() @ wide)
     return Curvature(np.triu(hessian) + np.triu(hessian, 1).T, gradient)
 
 
@@ -171,6 +186,19 @@ def lowest(
         if change < 0.05:
             break
     return model.reshape(velocity.shape)
+
+
+def lowest_tied(
+    around: Curvature, velocity: np.ndarray, labels: np.ndarray, *, bounds: tuple[float, float]
+) -> np.ndarray:
+    """The model `[depth, x]` m/s where the quadratic is least among those that change by one value in each region.
+
+    labels `[depth, x]`: 0, 1, ... A change is the same for all cells of a region: where they were equal they stay so.
+    """
+    member = np.eye(labels.max() + 1)[labels.ravel()]
+    system, right = member.T @ around.hessian @ member, -(member.T @ around.gradient)
+    change = linalg.lstsq(system, right)[0]
+    return np.clip(velocity + (member @ change).reshape(velocity.shape), *bounds)
 
 
 def differences(shape: tuple[int, int]) -> tuple[sparse.csr_array, sparse.csr_array]:
