@@ -115,8 +115,12 @@ class Survey:
         """The same experiment on another grid spacing (m) and/or another sampling interval (s).
 
         The wavelet is resampled along its time axis: it must be band-limited below both Nyquist frequencies. A
-        sponge keeps its metres, since it is part of the data; a PML keeps its cells and ends the new grid.
+        sponge keeps its metres, since it is part of the data; a PML keeps its cells and ends the new grid. Raises
+        UserError for samplings so fine that nothing could hold them.
         """
+        depth, width = (length / (spacing or self.grid.spacing) for length in self.grid.extent)
+        rows = (self.nt - 1) * self.dt / (dt or self.dt) + 1
+        _refuse_too_large(self.sources.shape[-2] * self.receivers.shape[-2] * rows, depth * width)
         survey = self
         if spacing is not None and spacing != self.grid.spacing:
             grid, boundary = self.grid.resampled(spacing), self.boundary
@@ -219,12 +223,7 @@ def _refuse_senseless(survey: Survey) -> None:
     ):
         if not sensible:
             raise UserError(f"survey {what} {value!s:.100}, expected {expected}: correct it")
-    samples = sources * survey.nt * survey.receivers.shape[-2]
-    if samples > MAX_VALUES or math.prod(counts) > MAX_VALUES:
-        raise UserError(
-            f"survey of {samples:.3g} samples and {math.prod(counts):.3g} nodes, expected at most {MAX_VALUES} of "
-            "each: correct nt or the grid"
-        )
+    _refuse_too_large(sources * survey.nt * survey.receivers.shape[-2], math.prod(counts))
     if not (0 < grid.spacing < math.inf and 0 <= boundary.width < math.inf and len(boundary.start) == 2):
         raise UserError(
             f"survey grid and boundary {lengths}, expected spacing, width, two starts in metres: correct it"
@@ -241,6 +240,15 @@ def _refuse_senseless(survey: Survey) -> None:
         )
     if not np.isfinite(survey.wavelet).all():
         raise UserError("survey wavelet holds NaN or infinite values: correct it")
+
+
+def _refuse_too_large(samples: float, nodes: float) -> None:
+    if samples > MAX_VALUES or nodes > MAX_VALUES:
+        samples, nodes = min(samples, 1e300), min(nodes, 1e300)  # whole numbers may be too large to be formatted
+        raise UserError(
+            f"survey of {samples:.3g} samples and {nodes:.3g} nodes, expected at most {MAX_VALUES} of each: correct "
+            "nt, dt or the spacing of the grid"
+        )
 
 
 def _last_node(grid: Grid) -> tuple[float, float]:
@@ -393,6 +401,7 @@ def speed_and_structure(*, spacing: float = 1.0, dt: float = 1e-4, sponge: float
     Devito's scheme on a 1 m grid at 0.1 ms; `sponge` is the width in metres (350 in an entrant's account; about 500
     fits the published figure best). Other `spacing` and `dt` describe the same experiment.
     """
+    _refuse_too_large(5 * 31 / dt, (1259 / spacing) * (300 / spacing))
     nt = round(1.0 / dt) + 1
     return Survey(
         sources=np.asarray([[source - 1, 20] for source in SOURCE_IDS], np.float32),

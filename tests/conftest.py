@@ -53,16 +53,17 @@ def double():
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
-    """The tiny experiment's samples."""
+    """The tiny experiment's samples: to be read only."""
     return write_data(tmp_path_factory.mktemp("data"))
 
 
-@pytest.fixture(scope="module")
-def straight(programs, data, tmp_path_factory) -> StraightRun:
-    """The tiny experiment trained without interruption."""
-    return run_straight(data, tmp_path_factory.mktemp("straight"))
+@pytest.fixture(scope="session")
+def straight(compiled, data, tmp_path_factory) -> StraightRun:
+    """The tiny experiment trained without interruption: to be read only."""
+    with quick_compilation(compiled):
+        return run_straight(data, tmp_path_factory.mktemp("straight"))
 
 
 @pytest.fixture

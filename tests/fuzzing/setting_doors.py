@@ -53,9 +53,13 @@ def override(draw: Draw, folder: Path, sound: Sound) -> None:
     import tyro
     from training_support import CONFIG
 
+    from seisvel_jax.inference.refined import solver_survey
+    from seisvel_jax.inference.shards import Shard
     from seisvel_jax.predict import Predict
     from seisvel_jax.predict import _check as check_predict
+    from seisvel_jax.refine import Refine, settings_of
     from seisvel_jax.simulate import Simulate, survey_of
+    from seisvel_jax.survey import speed_and_structure
     from seisvel_jax.train import Options
 
     options = ["--steps", "--batch-size", "--data.path", "--data.dt", "--seed", "--ema-decay", "--groups.0.members"]
@@ -68,9 +72,18 @@ def override(draw: Draw, folder: Path, sound: Sound) -> None:
     ]
     options += ["--checkpoint", "--output", "--data", "--limit", "--tta", "--survey", "--count", "--dt", "--layout"]
     options += ["--grid-spacing", "--sponge-width", "--shard", "--help", "--nonsense", "--", "--data.skip-bad"]
+    options += [
+        "--iterations",
+        "--prior",
+        "--prior-weight",
+        "--bounds",
+        "--frequencies",
+        "--precondition",
+        "--strength",
+    ]
     words = st.one_of(st.sampled_from(options), VALUES.map(str), NAMES, st.sampled_from(["nan", "inf", "1e999"]))
     given_words = [word.replace("\x00", "") for word in draw(st.lists(words, max_size=6))]
-    kind = draw(st.sampled_from(["train", "predict", "simulate"]))
+    kind = draw(st.sampled_from(["train", "predict", "simulate", "refine"]))
 
     def use() -> None:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -83,6 +96,10 @@ def override(draw: Draw, folder: Path, sound: Sound) -> None:
                 )
             elif kind == "predict":
                 check_predict(tyro.cli(Predict, args=["--checkpoint", "x", *given_words]))
+            elif kind == "refine":
+                wanted = tyro.cli(Refine, args=["--data", "x", "--start", "x", "--output", "x.npz", *given_words])
+                Shard(*wanted.shard)
+                solver_survey(speed_and_structure(), settings_of(wanted))
             else:
                 survey_of(tyro.cli(Simulate, args=["--survey", "openfwi", "--output", "x", *given_words]))
 
