@@ -17,7 +17,7 @@ import tyro
 from seisvel_jax.errors import UserError, run_command
 
 if TYPE_CHECKING:
-    from seisvel_jax.data.packed import PackInfo
+    from seisvel_jax.data.packed_info import PackInfo
     from seisvel_jax.survey import Survey
 
 
@@ -112,7 +112,7 @@ def _survey(survey: "Survey", options: Pack) -> "Survey":
 
 def summary(output: Path, info: "PackInfo") -> str:
     """A few lines on what a pack holds and what it saved."""
-    from seisvel_jax.data.packed import PACK_FILE
+    from seisvel_jax.data.packed_info import PACK_FILE
 
     stored = {
         what: sum(shard.arrays[what].bytes for shard in info.shards if shard.names) for what in info.array_shapes()
@@ -162,7 +162,8 @@ def _megabytes(count: float) -> str:
 
 
 def _verify(path: Path) -> int:
-    from seisvel_jax.data.packed import read_info, verify
+    from seisvel_jax.data.packed import verify
+    from seisvel_jax.data.packed_info import read_info
     from seisvel_jax.logging import progress
 
     if not path.exists():

@@ -1,46 +1,24 @@
 """Packs: the same samples in fewer bytes, every byte checked, whatever happens while they are made."""
 
 import errno
-import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import pytest
-from training_support import CONFIG, SURVEY, arrays, quick_compilation, write_data
+from pack_support import COARSE, contents, write_challenge
+from training_support import CONFIG, quick_compilation, write_data
 
 from seisvel_jax.data import packed_writer
 from seisvel_jax.data.dataset import Subset, open_dataset
-from seisvel_jax.data.packed import _digest, plain_name, read_info
-from seisvel_jax.data.packed_codec import decode_gathers, decode_velocity, encode_gathers, encode_velocity
+from seisvel_jax.data.packed_info import read_info
 from seisvel_jax.data.pipeline import Batches
 from seisvel_jax.data.split import split_indices
 from seisvel_jax.data.velocity_files import open_velocities
-from seisvel_jax.data.writers import write_challenge_sample, write_openfwi, write_survey
 from seisvel_jax.errors import UserError
 from seisvel_jax.pack import Pack, main, pack
-from seisvel_jax.survey import openfwi, speed_and_structure
-
-COARSE = speed_and_structure(spacing=20, dt=2e-3)
-
-
-def write_challenge(folder: Path, count: int = 5, survey=COARSE, velocity: bool = True) -> Path:
-    rng = np.random.default_rng(0)
-    for index in range(count):
-        gathers = 1e-2 * rng.normal(size=survey.gather_shape)
-        model = rng.uniform(1500, 4500, survey.grid.shape).astype(np.float32)
-        model[:3] = 1500
-        write_challenge_sample(folder, f"id{index}", gathers, model if velocity else None)
-    return folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -52,87 +30,6 @@ def source(tmp_path_factory):
 def made(source, tmp_path):
     assert pack(Pack(source, tmp_path / "pack", shard_size=2)) == 0
     return tmp_path / "pack"
-
-
-# ---- numbers ----
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1e-7, 1e-2, 1.0, 1e30])
-def test_float16_is_scaled_to_its_range(scale):
-    gathers = (scale * np.random.default_rng(0).normal(size=(2, 50, 3))).astype(np.float32)
-    stored, exponent = encode_gathers(gathers, "float16", "a")
-    assert stored.dtype == np.float16 and 2**14 <= np.abs(stored).max() <= 2**15
-    restored = decode_gathers(stored, "float16", exponent)
-    # Half a unit in the last of eleven places; without the scale 1e-7 would keep one or two digits, 1e30 none.
-    big = np.abs(gathers) > 1e-3 * scale
-    assert np.abs(restored / gathers - 1)[big].max() <= 2**-11
-    assert restored.dtype == np.float32
-
-
-def test_other_dtypes_and_silence():
-    gathers = np.random.default_rng(0).normal(size=(2, 50, 3)).astype(np.float32)
-    stored, exponent = encode_gathers(gathers, "bfloat16", "a")
-    assert (stored.dtype, exponent) == (np.uint16, 0)
-    restored = decode_gathers(stored, "bfloat16", 0)
-    np.testing.assert_array_equal(restored, gathers.astype(ml_dtypes.bfloat16).astype(np.float32))
-    assert np.abs(restored / gathers - 1).max() <= 2**-8
-    stored, exponent = encode_gathers(gathers, "float32", "a")
-    np.testing.assert_array_equal(decode_gathers(stored, "float32", exponent), gathers)
-    for dtype in ("float16", "bfloat16", "float32"):
-        assert not decode_gathers(*_swap(encode_gathers(0 * gathers, dtype, "a"), dtype)).any()
-    with pytest.raises(UserError, match=r"too large for bfloat16.*float32"):
-        encode_gathers(np.full((1, 2, 2), 3.4e38, np.float32), "bfloat16", "a")
-
-
-def _swap(encoded, dtype):
-    return encoded[0], dtype, encoded[1]
-
-
-def test_bfloat16_does_not_come_back_from_an_npy_file_so_its_bits_are_stored(tmp_path):
-    np.save(tmp_path / "a.npy", np.ones(3, ml_dtypes.bfloat16))
-    assert np.load(tmp_path / "a.npy").dtype != ml_dtypes.bfloat16
-    pack(Pack(write_challenge(tmp_path / "train", 2), tmp_path / "pack", dtype="bfloat16"))
-    raw = np.load(tmp_path / "pack" / "gathers-00000.npy", mmap_mode="r")
-    assert raw.dtype == np.uint16
-    expected = open_dataset(tmp_path / "train").gathers(1).astype(ml_dtypes.bfloat16).astype(np.float32)
-    np.testing.assert_array_equal(raw[1].view(ml_dtypes.bfloat16).astype(np.float32), expected)
-    np.testing.assert_array_equal(open_dataset(tmp_path / "pack").gathers(1), expected)
-
-
-def test_velocity_steps_keep_whole_numbers_and_half_a_step():
-    whole = np.arange(100, 6554, dtype=np.float32)
-    np.testing.assert_array_equal(decode_velocity(encode_velocity(whole, "uint16", "a"), "uint16"), whole)
-    fine = np.random.default_rng(0).uniform(1500, 4500, 10000).astype(np.float32)
-    error = np.abs(decode_velocity(encode_velocity(fine, "uint16", "a"), "uint16").astype(np.float64) - fine)
-    assert 0.04 < error.max() <= 0.0503  # half a step, and float32's own half unit
-    np.testing.assert_array_equal(decode_velocity(encode_velocity(fine, "float32", "a"), "float32"), fine)
-    with pytest.raises(UserError, match=r"a: velocities up to 7000.*--velocity-dtype float32"):
-        encode_velocity(np.array([7000.0], np.float32), "uint16", "a")
-
-
-def test_decimation_keeps_what_lies_below_50_hz_and_stops_what_would_alias(tmp_path):
-    survey = speed_and_structure(spacing=100)  # 10001 samples of 0.1 ms
-    rng = np.random.default_rng(0)
-    traces = [rng.uniform(3, 50, 5), rng.uniform(0, 2 * np.pi, 5)]
-
-    def signal_at(times, high):
-        fade = np.exp(-(((times - 0.5) / 0.12) ** 2))  # nothing is left at the ends of the record
-        below = sum(np.sin(2 * np.pi * f * times + phase) for f, phase in zip(*traces))
-        return fade * (below + high * np.sin(2 * np.pi * 770 * times))
-
-    shape = survey.gather_shape
-    for name, high in (("clean", 0.0), ("noisy", 1.0)):
-        values = signal_at(np.arange(10001) * 1e-4, high).astype(np.float32)
-        gathers = np.broadcast_to(values[None, :, None], shape)
-        write_challenge_sample(tmp_path / "train", name, gathers, np.full(survey.grid.shape, 2000.0))
-    pack(Pack(tmp_path / "train", tmp_path / "pack", dtype="float32", dt=1e-3))
-    dataset = open_dataset(tmp_path / "pack")
-    assert dataset.survey.gather_shape == (5, 1001, 31) and dataset.survey.dt == 1e-3
-    expected = signal_at(np.arange(1001) * 1e-3, 0.0)
-    for index in range(2):
-        found = dataset.gathers(index)[2, :, 7]
-        # Every tenth row of the noisy record would be off by as much as the noise: 770 Hz folds to 230 Hz.
-        assert np.linalg.norm(found - expected) <= 2e-4 * np.linalg.norm(expected), dataset.names[index]
 
 
 # ---- a data set like any other ----
@@ -351,181 +248,6 @@ def test_bad_samples_stop_it_or_are_left_out_by_name(tmp_path, capsys):
     np.testing.assert_allclose(dataset.gathers(2), open_dataset(source).gathers(3), atol=1e-4)
     assert pack(Pack(tmp_path / "skipped", verify=True)) == 0
     assert np.load(tmp_path / "skipped" / "gathers-00000.npy").shape[0] == 2
-
-
-# ---- damage ----
-
-
-def test_a_flipped_bit_anywhere_is_named(made, capsys):
-    assert pack(Pack(made, verify=True)) == 0
-    for name in ("gathers-00001.npy", "velocity-00000.npy"):
-        path = made / name
-        whole = path.read_bytes()
-        path.write_bytes(whole[:120] + b"\t" + whole[121:])  # numpy would read this header as it was
-        with pytest.raises(UserError, match=rf"{name}: damaged \(the checksum of its header"):
-            open_dataset(made)
-        rng = np.random.default_rng(0)
-        for place in [0, 60, 100, 127, 128, len(whole) - 1, *rng.integers(0, len(whole), 10)]:
-            damaged = bytearray(whole)
-            damaged[place] ^= 1 << int(rng.integers(8))
-            path.write_bytes(damaged)
-            with pytest.raises(UserError, match=rf"{name}.*(damaged|truncated|shape)"):
-                dataset = open_dataset(made)
-                for index in range(len(dataset)):
-                    dataset.gathers(index)
-                    dataset.velocity(index)
-            assert pack(Pack(made, verify=True)) == 1
-            assert name in capsys.readouterr().out
-        path.write_bytes(whole)
-    assert pack(Pack(made, verify=True)) == 0
-
-
-def test_truncated_missing_linked_and_grown_files_are_named(made, tmp_path):
-    path = made / "velocity-00001.npy"
-    whole = path.read_bytes()
-    dataset = open_dataset(made)
-    dataset.velocity(3)
-    for content, match in ((whole[:-7], "truncated"), (whole + b"x", "too long"), (b"", "truncated")):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=rf"velocity-00001.npy: {match}.*run the pack command again"):
-            open_dataset(made)
-        with pytest.raises(UserError, match=match):  # also where it was open before: no crash
-            dataset.velocity(3)
-    path.rename(tmp_path / "elsewhere.npy")
-    with pytest.raises(UserError, match=r"velocity-00001.npy: missing"):
-        open_dataset(made)
-    path.symlink_to(tmp_path / "elsewhere.npy")
-    with pytest.raises(UserError, match=r"velocity-00001.npy: a link"):
-        open_dataset(made)
-    path.unlink()
-    os.mkfifo(path)
-    with pytest.raises(UserError, match=r"velocity-00001.npy: not a plain file"):
-        open_dataset(made)
-
-
-def _rewrite(folder: Path, change) -> None:
-    path = folder / "pack.json"
-    values = json.loads(path.read_text())
-    values.pop("digest")
-    change(values)
-    path.write_text(json.dumps({"digest": _digest(values), **values}))
-
-
-def test_pack_json_newer_damaged_or_hostile(made):
-    path = made / "pack.json"
-    whole = path.read_text()
-
-    def refused(match):
-        with pytest.raises(UserError, match=match):
-            open_dataset(made)
-        path.write_text(whole)
-
-    _rewrite(made, lambda values: values.update(version=2))
-    refused(r"pack.json: version 2, expected 1: upgrade")
-    _rewrite(made, lambda values: values.update(version="x"))
-    refused(r"version 'x'")
-    path.write_text(whole.replace('"float16"', '"float32"'))
-    refused(r"pack.json: damaged \(its checksum")
-    for text in (whole[:-40], "[]", "[" * 100000, '{"format": NaN}', whole.replace("1", "1" * 5000, 1)):
-        path.write_text(text)
-        refused(r"pack.json: (damaged|format)")
-    for name in ("../evil", "a/b", "..", ".hidden", "", "a" * 300, "a\nb", 7):
-        _rewrite(made, lambda values, name=name: values["shards"][0]["names"].__setitem__(0, name))
-        refused(r"pack.json: not a description of a pack")
-        assert not plain_name(name)
-        _rewrite(made, lambda values, name=name: values["shards"][0]["files"][0].__setitem__(0, f"x/{name}/y.npy"))
-        if name != "a/b":
-            refused(r"pack.json: not a description of a pack") if name != 7 else path.write_text(whole)
-    path.write_text(whole)
-    for change in (
-        lambda values: values["survey"].update(nt=10**9),
-        lambda values: values["survey"]["grid"].update(depth_count=10**15),
-        lambda values: values["shards"][1].update(names=["id2", "id2"]),
-        lambda values: values["shards"][1]["exponents"].__setitem__(0, 4000),
-        lambda values: values["shards"][0]["arrays"].pop("velocity"),
-        lambda values: values["shards"][0]["arrays"]["gathers"].update(checksums=[1]),
-        lambda values: values.update(shards=[]),
-        lambda values: values.update(dtype="float64"),
-        lambda values: values.update(survey=None),
-        lambda values: values.pop("statistics"),
-    ):
-        _rewrite(made, change)
-        refused(r"00000.npy|pack.json: not a description of a pack")
-    path.unlink()
-    refused(r"pack.json: missing beside the arrays of a pack")
-    with pytest.raises(UserError, match=r"one file of a pack.*give the folder"):
-        open_dataset(made / "gathers-00000.npy")
-
-
-# ---- back again ----
-
-
-def test_unpacked_challenge_folders_are_the_packed_ones(source, tmp_path, monkeypatch):
-    pack(Pack(source, tmp_path / "pack", dtype="float32", velocity_dtype="float32"))
-    output = tmp_path / "out"
-    from seisvel_jax.data import packed_unpack
-
-    real = packed_unpack.write_challenge_sample
-    monkeypatch.setattr(
-        packed_unpack,
-        "write_challenge_sample",
-        lambda *a: (_ for _ in ()).throw(KeyboardInterrupt) if a[1] == "id3" else real(*a),
-    )
-    with pytest.raises(KeyboardInterrupt):
-        pack(Pack(tmp_path / "pack", output, unpack=True))
-    monkeypatch.undo()
-    (output / ".id3.abc.part").mkdir()
-    pack(Pack(tmp_path / "pack", output, unpack=True))
-    found = contents(output)
-    assert found.keys() - {".unpack.json"} == contents(source).keys()
-    for name, content in contents(source).items():
-        if "receiver" in name:
-            assert found[name] == content
-        else:
-            np.testing.assert_allclose(np.load(output / name), np.load(source / name), rtol=1e-7)
-    pack(Pack(source, tmp_path / "other"))
-    with pytest.raises(UserError, match="another pack's samples"):
-        pack(Pack(tmp_path / "other", output, unpack=True))
-    with pytest.raises(UserError, match="holds other files"):
-        pack(Pack(tmp_path / "other", source, unpack=True))
-
-
-def test_unpacked_openfwi_files_are_the_packed_ones(tmp_path):
-    rng = np.random.default_rng(0)
-    shape = openfwi().gather_shape
-    gathers = rng.normal(size=(2, *shape)).astype(np.float32)
-    gathers[:, :, -1] = 0
-    velocity = rng.integers(1500, 4500, (2, 70, 70)).astype(np.float32)
-    source = tmp_path / "source"
-    write_openfwi(source / "FlatVel_A", 1, gathers, velocity)
-    (source / "CurveFault_B").mkdir()
-    np.save(source / "CurveFault_B" / "seis6_1_0.npy", gathers[:1])
-    np.save(source / "CurveFault_B" / "vel6_1_0.npy", velocity[:1, None])
-    pack(Pack(source, tmp_path / "pack", dtype="float32"))
-    pack(Pack(tmp_path / "pack", tmp_path / "out", unpack=True))
-    found = contents(tmp_path / "out")
-    found.pop(".unpack.json")
-    assert found == contents(source)
-    # Packed again, from a pack.
-    pack(Pack(tmp_path / "pack", tmp_path / "half", shard_size=1))
-    pack(Pack(tmp_path / "half", tmp_path / "back", unpack=True))
-    assert open_dataset(tmp_path / "back").names == open_dataset(source).names
-    np.testing.assert_array_equal(open_dataset(tmp_path / "back").velocity(2), open_dataset(source).velocity(2))
-    single = tmp_path / "test"
-    single.mkdir()
-    np.save(single / "000039dca2.npy", gathers[0])
-    pack(Pack(single, tmp_path / "pack1", dtype="float32"))
-    pack(Pack(tmp_path / "pack1", tmp_path / "out1", unpack=True))
-    assert contents(tmp_path / "out1")["000039dca2.npy"] == contents(single)["000039dca2.npy"]
-
-
-def test_another_survey_comes_back_with_the_samples(tmp_path):
-    write_data(tmp_path / "data", 4)
-    write_survey(tmp_path / "data", SURVEY)
-    pack(Pack(tmp_path / "data", tmp_path / "pack", dtype="float32"))
-    pack(Pack(tmp_path / "pack", tmp_path / "out", unpack=True))
-    assert open_dataset(tmp_path / "out").survey.to_dict() == SURVEY.to_dict()
-    np.testing.assert_array_equal(open_dataset(tmp_path / "out").gathers(2)[:, :-1], arrays(4)[0][2, :, :-1])
 
 
 # ---- the command ----

@@ -6,7 +6,9 @@ from typing import Protocol
 import numpy as np
 
 from seisvel_jax.data import challenge, openfwi
-from seisvel_jax.data.packed import PACK_FILE, SHARD_NAME, PackedDataset, is_pack
+from seisvel_jax.data.packed import PackedDataset, is_pack
+from seisvel_jax.data.packed_files import SHARD_NAME
+from seisvel_jax.data.packed_info import PACK_FILE
 from seisvel_jax.data.split import file_group
 from seisvel_jax.errors import UserError
 from seisvel_jax.files import npy_header

@@ -9,7 +9,6 @@ import numpy as np
 import scipy.fft
 
 from seisvel_jax.data.inspection import Moments
-from seisvel_jax.data.packed import Shard
 from seisvel_jax.data.packed_codec import (
     GATHER_STORED,
     VELOCITY_STORED,
@@ -20,6 +19,7 @@ from seisvel_jax.data.packed_codec import (
     encode_gathers,
     encode_velocity,
 )
+from seisvel_jax.data.packed_info import Shard
 from seisvel_jax.survey import Survey
 
 ENVELOPE_EVERY = 4

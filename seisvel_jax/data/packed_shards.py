@@ -9,19 +9,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from seisvel_jax.data.packed import (
-    PACK_FILE,
-    UNFINISHED_FILE,
-    PackInfo,
-    Shard,
-    StoredArray,
-    check_array,
-    npy_header_bytes,
-    read_info,
-    read_json,
-    shard_file,
-    write_info,
-)
+from seisvel_jax.data.packed_files import StoredArray, check_array, npy_header_bytes, read_json, shard_file
+from seisvel_jax.data.packed_info import PACK_FILE, UNFINISHED_FILE, PackInfo, Shard, read_info, write_info
 from seisvel_jax.data.packed_samples import PackedSample, summarise, sums
 from seisvel_jax.errors import UserError
 from seisvel_jax.files import whole_file

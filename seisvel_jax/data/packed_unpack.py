@@ -10,7 +10,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from seisvel_jax.data.openfwi import partner_path
-from seisvel_jax.data.packed import PackedDataset, npy_header_bytes, read_json
+from seisvel_jax.data.packed import PackedDataset
+from seisvel_jax.data.packed_files import npy_header_bytes, read_json
 from seisvel_jax.data.writers import write_challenge_sample, write_survey
 from seisvel_jax.errors import UserError
 from seisvel_jax.files import only_one, whole_file

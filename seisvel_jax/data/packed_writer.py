@@ -14,16 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from seisvel_jax.data.challenge import VELOCITY_FILE
 from seisvel_jax.data.openfwi import velocity_partner
-from seisvel_jax.data.packed import (
-    PACK_FILE,
-    UNFINISHED_FILE,
-    VERSION,
-    PackedDataset,
-    PackInfo,
-    plain_name,
-    read_info,
-    read_json,
-)
+from seisvel_jax.data.packed import PackedDataset
+from seisvel_jax.data.packed_files import read_json
+from seisvel_jax.data.packed_info import PACK_FILE, UNFINISHED_FILE, VERSION, PackInfo, plain_name, read_info
 from seisvel_jax.data.packed_samples import Format, PackedSample, encode_sample, sample_bytes
 from seisvel_jax.data.packed_shards import finish, finished_shards, write_shard
 from seisvel_jax.data.pipeline import Resampled

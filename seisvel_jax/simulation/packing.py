@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from seisvel_jax.data.packed import PACK_FILE, UNFINISHED_FILE, VERSION, PackInfo
 from seisvel_jax.data.packed_codec import encode_velocity
+from seisvel_jax.data.packed_info import PACK_FILE, UNFINISHED_FILE, VERSION, PackInfo
 from seisvel_jax.data.packed_samples import Format, encode_sample
 from seisvel_jax.data.packed_shards import finish, finished_shards, record_file, write_shard
 from seisvel_jax.errors import UserError

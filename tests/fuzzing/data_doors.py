@@ -64,6 +64,7 @@ def pack(draw: Draw, folder: Path, sound: Sound) -> None:
     """pack.json with other values, and a checksum that fits."""
     from seisvel_jax.data import packed
     from seisvel_jax.data.dataset import open_dataset
+    from seisvel_jax.data.packed_info import digest_of
 
     path = sound.copy("pack", folder)
     values = json.loads((path / "pack.json").read_text())
@@ -71,7 +72,7 @@ def pack(draw: Draw, folder: Path, sound: Sound) -> None:
     values = changed(draw, values)
     if isinstance(values, dict):
         with contextlib.suppress(ValueError):
-            digest = packed._digest(values)
+            digest = digest_of(values)
         values = {"digest": digest, **values}
     (path / "pack.json").write_text(json.dumps(values))
     if draw(st.integers(0, 3)) == 0:
