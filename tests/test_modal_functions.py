@@ -196,6 +196,17 @@ def test_shards_of_a_prediction_become_one_file(tmp_path, monkeypatch, straight,
     assert modal_train.run_divided.local("predict", [str(word) for word in words], 2) == 2 and volume.reloads == 1
 
 
+@pytest.mark.parametrize("name", ["predict", "refine", "sample"])
+def test_a_divided_command_is_asked_by_its_name_and_looked_at_in_the_end(name, monkeypatch):
+    asked = []
+    monkeypatch.setattr(modal_train, "command", lambda name, words, volume: asked.append((name, *words)) or 0)
+    monkeypatch.setattr(modal_train, "results", Committed())
+    monkeypatch.setattr(modal_train, "run_divided_shard", Local(modal_train.run_divided_shard))
+    assert modal_train.run_divided.local(name, ["--data", "d"], 2) == 0
+    words = (name, "--data", "d")
+    assert asked == [(*words, "--shard", "0", "2"), (*words, "--shard", "1", "2"), words]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what TensorBoard carries with it
 def test_tensorboard_serves_what_lies_on_the_volume(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard", reason="TensorBoard is in the image, not needed here")
