@@ -17,6 +17,7 @@ from training_support import quick_compilation
 from seisvel_jax.data.coarsen import add_correction, to_solver
 from seisvel_jax.data.writers import write_challenge_sample, write_openfwi, write_survey
 from seisvel_jax.errors import UserError
+from seisvel_jax.inference import refine_state
 from seisvel_jax.inference.refined import (
     Refiner,
     Settings,
@@ -26,6 +27,7 @@ from seisvel_jax.inference.refined import (
     solver_survey,
     water_above,
 )
+from seisvel_jax.inversion.config import InversionConfig
 from seisvel_jax.inversion.iterate import gradient_free
 from seisvel_jax.refine import Refine, refine, settings_of
 from seisvel_jax.survey import Boundary, Grid, Survey, ricker, speed_and_structure
@@ -152,6 +154,30 @@ def test_interrupted_and_resumed_equals_straight(place, monkeypatch, capsys):
     assert len(calls) == 3
     assert (place / "out.npz").read_bytes() == (place / "straight.npz").read_bytes()
     assert not (place / "out.npz.part").exists()
+
+
+def test_the_record_of_a_batch_comes_back_or_the_batch_is_begun_anew(tmp_path, capsys):
+    """Bit for bit; damaged, or with counts that no inversion has, it is none."""
+    config, file, shape = InversionConfig(), tmp_path / "state.npy", (2, 4, 4)
+    state = refine_state._empty(shape, config)
+    state.evaluations, state.stage, state.best = 3, 1, np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    state.history = {name: [np.full(2, k, np.float32) for k in range(3)] for name in refine_state.HISTORY}
+    refine_state.save(file, state)
+    found = refine_state.read(file, shape, config)
+    assert found is not None and (found.evaluations, found.stage) == (3, 1) and found.lowest is None
+    np.testing.assert_array_equal(found.best, state.best)
+    np.testing.assert_array_equal(found.history["misfit"], state.history["misfit"])
+    values = np.load(file, allow_pickle=False)
+    for place, value, said in ((40, 7.0, "checksum"), (1, -1.0, "whole numbers"), (0, np.inf, "whole numbers")):
+        other = values.copy()
+        other[place] = value
+        if said != "checksum":
+            other[-1] = refine_state._checksum(other[:-1])
+        np.save(file, other)
+        assert refine_state.read(file, shape, config) is None
+        assert said in capsys.readouterr().err
+    np.save(file, values[:-9])
+    assert refine_state.read(file, shape, config) is None
 
 
 def test_shards_and_a_last_look_make_what_one_command_makes(place, monkeypatch, capsys):
