@@ -6,6 +6,7 @@ mean, deviation and quantiles in m/s; `evaluate` reads their calibration, `refin
 command again to resume.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 PHYSICS = "sda"
 """What --guidance physics stands for."""
+WATER_ITERATIONS = 2
+"""Conjugate gradients for cells that the network was not told to be known."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Sample:
     water: float | None = None
     """Metres of water from the top, 1500 m/s, kept exactly."""
     without: Literal["nothing", "gathers"] = "nothing"
-    """gathers: leave them unused, only wells, background and family speak."""
+    """gathers: the network is not told them, only wells, background, family speak; with --guidance they still pull."""
     shots: Annotated[str | None, tyro.conf.arg(metavar="NUMBERS")] = None
     """Use only these shots, such as 0,2,4. Shots without any signal count as missing anyhow."""
     guidance: Literal["none", "physics", "sda", "moment-matching", "daps"] = "none"
@@ -68,16 +71,17 @@ class Sample:
     """0: deterministic in the first noise. Up to 1: fresh noise at each level."""
     weight: float = 1.0
     """Of classifier-free guidance by all that is told: 1 is plain, more sharpens; doubles the cost."""
-    well_iterations: int = 2
-    """Conjugate gradients that carry logs and water to the cells beside them; 0 only puts the values in."""
+    well_iterations: int | None = None
+    """Conjugate gradients that carry logs and water to the cells beside them; 0 only puts the values in (default: 0 for
+    a network that was trained with wells, which knows; 2 for others and for water)."""
     temperature: float | None = None
     """Factor on the models' distance to their mean (default: the one fitted in training)."""
     misfit: bool = False
     """Also simulate every model drawn: its misfit, and the best by it."""
     seed: int = 0
     """Sample k of a name is the same for the same seed, whatever is drawn beside it."""
-    batch_size: int = 8
-    """Models drawn together on each device."""
+    batch_size: int | None = None
+    """Models drawn together on each device (default: 8, with --guidance 1)."""
     limit: int | None = None
     """Only the first so many samples of the data."""
     figures: Path | None = None
@@ -186,14 +190,8 @@ def _checked(options: Sample) -> "Drawing":
             raise UserError(f"{name} {number}: expected a number above 0")
     if options.background_blur is not None and options.background is None:
         raise UserError("--background-blur: says how smooth a --background is, and there is none: give it")
-    if options.without == "gathers":
-        for name, given in (
-            ("--guidance", options.guidance != "none"),
-            ("--misfit", options.misfit),
-            ("--shots", options.shots is not None),
-        ):
-            if given:
-                raise UserError(f"{name}: needs the gathers, which --without gathers leaves unused: give one of them")
+    if options.without == "gathers" and options.guidance == "none" and options.shots is not None:
+        raise UserError("--shots: needs the gathers, which --without gathers leaves unused: give one of them")
     if options.figures is not None and options.figures.exists() and not options.figures.is_dir():
         raise UserError(f"{options.figures}: a file stands where the folder for figures is needed: choose another")
 
@@ -207,14 +205,14 @@ def _checked(options: Sample) -> "Drawing":
         guidance=None if guidance == "none" else guidance,  # type: ignore[arg-type]
         noise=options.noise,
         iterations=options.guidance_iterations,
-        well_iterations=options.well_iterations,
+        well_iterations=WATER_ITERATIONS if options.well_iterations is None else options.well_iterations,
     )
 
 
 def _open(options: Sample, drawing: "Drawing") -> "Sampling":
     """The run, the data and what is told, each checked. Raises UserError."""
     from seisvel_jax.data.dataset import open_dataset
-    from seisvel_jax.inference.posterior import Posterior
+    from seisvel_jax.inference.posterior import BATCH, Posterior
     from seisvel_jax.inference.sampling import Knowledge, Sampling
     from seisvel_jax.inference.told import Background, open_wells, water_to
     from seisvel_jax.logging import say
@@ -240,6 +238,8 @@ def _open(options: Sample, drawing: "Drawing") -> "Sampling":
     if wells is not None and hasattr(wells, "columns"):
         say(f"wells: columns {options.wells} of each sample's own velocity in {path}")
     knowledge = Knowledge(options.without != "gathers", shots, wells, models, blur, options.family, water_cells)
+    if options.well_iterations is None and models is None and water is None and run.config.condition.drop_wells < 1:
+        drawing = dataclasses.replace(drawing, well_iterations=0)
     temperature = run.temperature if options.temperature is None else options.temperature
     return Sampling(
         dataset,
@@ -248,7 +248,7 @@ def _open(options: Sample, drawing: "Drawing") -> "Sampling":
         knowledge,
         samples=options.samples,
         seed=options.seed,
-        batch_size=options.batch_size,
+        batch_size=options.batch_size or (BATCH if drawing.guidance is None else 1),
         temperature=temperature,
     )
 

@@ -207,7 +207,7 @@ def test_water_of_the_background_is_kept(options, tmp_path):
         ({"samples": 0}, "--samples: 0"),
         ({"shard": (3, 3)}, "expected I N"),
         ({"shots": "2"}, "shot 2, expected 0 to 1"),
-        ({"without": "gathers", "guidance": "physics"}, "--guidance: needs the gathers"),
+        ({"without": "gathers", "shots": "1"}, "--shots: needs the gathers"),
         ({"water": 1000.0}, "--water 1000"),
         ({"weight": float("nan")}, "--weight nan"),
         ({"noise": 0.0}, "--noise"),
@@ -313,7 +313,8 @@ def test_help_needs_no_jax():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["physics", "moment-matching", "daps"])
-def test_physics_guidance_lowers_the_misfit(run, options, tmp_path, kind):
+@pytest.mark.parametrize("without", ["nothing", "gathers"])
+def test_physics_guidance_lowers_the_misfit(run, options, tmp_path, kind, without):
     """Simulated gathers of layered models: what is drawn fits them better than without the pull; wells stay exact."""
     truth = np.stack([np.where(np.arange(8)[:, None] < 3 + i, 1800, 2600) * np.ones((1, 8)) for i in range(2)])
     gathers = simulated(truth.astype(np.float32), SURVEY, 4500.0)
@@ -321,6 +322,7 @@ def test_physics_guidance_lowers_the_misfit(run, options, tmp_path, kind):
     write_openfwi(tmp_path / "data", 1, gathers, truth.astype(np.float32))
     write_survey(tmp_path / "data", SURVEY)
     wanted = {"data": tmp_path / "data", "misfit": True, "steps": 6, "samples": 4, "wells": "2"}
+    wanted |= {"without": without}
     sample(options("plain.npz", **wanted))
     sample(options(guidance=kind, guidance_iterations=4, **wanted))
     plain, pulled = read(tmp_path / "plain.npz"), read(tmp_path / "out.npz")

@@ -85,7 +85,7 @@ class Told:
     gathers: np.ndarray
     """`[source, time, receiver]`."""
     shots: np.ndarray
-    """`[source]` float32: 1 where the shot is known."""
+    """`[source]` float32: 1 where the shot was recorded."""
     wells: Cells
     """Told to the network, and held."""
     water: Cells
@@ -96,6 +96,8 @@ class Told:
     """Metres."""
     family: int = 0
     """`DenoiserConfig.family`."""
+    heard: bool = True
+    """Whether the network is told the gathers; where it is not they may still pull."""
 
     @property
     def held(self) -> Cells:
@@ -171,6 +173,7 @@ class Posterior:
             "condition": condition_of(told, self.scale),
             "values": np.stack([self.scale.to_unit(cells.values) * cells.known for cells in held]).astype(np.float32),
             "known": np.stack([cells.known for cells in held]).astype(np.float32),
+            "observed": np.stack([one.gathers for one in told]) if guided else None,
             "mask": mask,
             "deviation": None if mask is None else self.drawing.noise * rms(np.stack([t.gathers for t in told]), mask),
         }
@@ -215,8 +218,8 @@ def condition_of(told: Sequence[Told], scale: Scale) -> Condition:
 
     nothing = np.zeros(told[0].wells.known.shape)
     return Condition(
-        stacked([one.gathers * one.shots[:, None, None] for one in told]),
-        stacked([one.shots for one in told]),
+        stacked([one.gathers * one.shots[:, None, None] * one.heard for one in told]),
+        stacked([one.shots * one.heard for one in told]),
         stacked([scale.to_unit(one.wells.values) * one.wells.known for one in told]),
         stacked([one.wells.known for one in told]),
         stacked([nothing if one.background is None else scale.to_unit(one.background) for one in told]),
@@ -251,15 +254,18 @@ def as_ensemble(run: "DiffusionRun", samples: int = AS_MEMBERS) -> Ensemble:
     def predict(gathers: np.ndarray, survey: Survey) -> np.ndarray:
         nothing = Cells.none(survey.grid)
         parts = shares(samples, posterior.members, BATCH)
-        jobs = []
-        for one in gathers:
-            name = hashlib.sha256(np.ascontiguousarray(one, np.float32).tobytes()).hexdigest()
-            told = Told(one, shots_of(one), nothing, nothing)
-            jobs += [Job(told, member, sample_keys(0, name, numbers)) for member, numbers in parts]
+        names = [hashlib.sha256(np.ascontiguousarray(one, np.float32).tobytes()).hexdigest() for one in gathers]
+        each = dict(zip(names, gathers))  # a batch may be filled up with copies
+        jobs = [
+            Job(Told(one, shots_of(one), nothing, nothing), member, sample_keys(0, name, numbers))
+            for name, one in each.items()
+            for member, numbers in parts
+        ]
         found = posterior.draw(jobs, survey)
         drawn = np.empty((samples, len(gathers), *survey.grid.shape), np.float32)
-        for row in range(len(gathers)):
-            drawn[:, row] = gathered(parts, found[row * len(parts) : (row + 1) * len(parts)], samples)
+        for row, name in enumerate(names):
+            first = list(each).index(name) * len(parts)
+            drawn[:, row] = gathered(parts, found[first : first + len(parts)], samples)
         return np.clip(tempered(drawn, run.temperature), *posterior.scale.bounds)
 
     return Ensemble(
@@ -318,8 +324,7 @@ def _program(
             denoise = guided(plain, lambda condition: less, drawing.weight)
         seen = None
         if plan is not None:
-            gathers = each["condition"].gathers
-            seen = of_gathers(gathers, plan, scale, each["deviation"][0], mask=each["mask"], devices=1)
+            seen = of_gathers(each["observed"], plan, scale, each["deviation"][0], mask=each["mask"], devices=1)
         hold = (each["values"], each["known"]) if held else None
         one = _one_sample(denoise, seen, drawing, hold)
         keys = jax.random.wrap_key_data(each["keys"][0])

@@ -147,7 +147,7 @@ class Sampling:
         survey, target, known = self.dataset.survey, self.posterior.survey, self.knowledge
         nothing = Cells.none(target.grid)
         gathers, shots = np.zeros(target.gather_shape, np.float32), np.zeros(target.gather_shape[0], np.float32)
-        if known.gathers:
+        if known.gathers or self.posterior.drawing.guidance is not None:
             lying = finite_float32(self.dataset.gathers(index), f"{self.dataset.path}: {self.names[index]}")
             if known.shots is not None:
                 unused = sorted(set(range(len(lying))) - set(known.shots))
@@ -172,6 +172,7 @@ class Sampling:
             None if background is None else on_grid(background, survey.grid, target.grid),
             known.blur,
             family,
+            heard=known.gathers,
         )
 
     def held(self, index: int) -> Cells:

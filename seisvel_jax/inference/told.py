@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WATER = 1500.0
 """m/s."""
-MAX_LOGS = 64 * 2**20
+MAX_LOGS = 16 * 2**20
 """Bytes of a file of logs."""
 HEADERS = (["x", "depth", "velocity"], ["sample", "x", "depth", "velocity"])
 

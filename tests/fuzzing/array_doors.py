@@ -6,6 +6,7 @@ import shutil
 import warnings
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from hypothesis import strategies as st
@@ -92,19 +93,43 @@ def refining(draw: Draw, folder: Path, sound: Sound) -> None:
         assert state.best.shape == (2, 4, 4) and len(state.history["misfit"]) == state.evaluations
 
 
+WORDS = [b"\x00", b'"', b"1e999", b"nan", b"9" * 5000, b",", b"\r", b"a" * 140_000, b"_y_", "٣".encode()]
+
+
+def misprinted(draw: Draw, content: bytes) -> bytes:
+    """A table with an odd word in it, or damaged."""
+    if draw(st.booleans()):
+        at = draw(st.integers(0, len(content)))
+        return content[:at] + draw(st.sampled_from(WORDS)) + content[at:]
+    return damaged(draw, content)
+
+
+def logs(draw: Draw, folder: Path, sound: Sound) -> None:
+    """Well logs to sample with."""
+    from training_support import SURVEY
+
+    from seisvel_jax.inference.told import open_wells
+
+    named = draw(st.booleans())
+    lines = [f"{'a,' * named}{10 * x},{5 * depth},{1500 + 100 * depth}" for x in range(3) for depth in range(9)]
+    content = "\n".join(["sample," * named + "x,depth,velocity", *lines]).encode()
+    path = folder / "logs.csv"
+    path.write_bytes(misprinted(draw, content))
+    dataset = SimpleNamespace(survey=SURVEY, names=("a", "b"), has_velocity=False, path=folder)
+
+    def use() -> None:
+        cells = open_wells(str(path), dataset, ("a",))(0)
+        assert cells.known.any() and np.isfinite(cells.values).all() and (cells.values[cells.known] > 0).all()
+
+    refused(use)
+
+
 def csv(draw: Draw, folder: Path, sound: Sound) -> None:
     """Competition files."""
     from seisvel_jax.inference.submission import CompetitionCSV
 
     path = sound.copy("s.csv", folder)
-    content = path.read_bytes()
-    words = [b"\x00", b'"', b"1e999", b"nan", b"9" * 5000, b",", b"\r", b"a" * 140_000, b"_y_", "٣".encode()]
-    if draw(st.booleans()):
-        at = draw(st.integers(0, len(content)))
-        content = content[:at] + draw(st.sampled_from(words)) + content[at:]
-    else:
-        content = damaged(draw, content)
-    path.write_bytes(content)
+    path.write_bytes(misprinted(draw, path.read_bytes()))
 
     def use() -> None:
         models = CompetitionCSV(path)

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 
-from fuzzing.array_doors import csv, npy, npz, refining
+from fuzzing.array_doors import csv, logs, npy, npz, refining
 from fuzzing.checkpoint_doors import checkpoint, signed
 from fuzzing.data_doors import dataset, pack, survey
 from fuzzing.setting_doors import config, override, record
 
 DOORS: dict[str, tuple[Callable, int]] = {
     "npy": (npy, 14),
-    "npz": (npz, 12),
-    "csv": (csv, 5),
+    "npz": (npz, 11),
+    "csv": (csv, 4),
+    "logs": (logs, 2),
     "refining": (refining, 3),
     "dataset": (dataset, 12),
     "pack": (pack, 11),
