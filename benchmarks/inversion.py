@@ -41,8 +41,9 @@ SECOND: dict[str, Any] = {"prior": "tv", "precondition": 2.0, "memory": 40}
 NEAR = [
     {**FIRST, "iterations": 126},
     {**SECOND, "iterations": 104, "prior_weight": 3e-4, "prior_weight_end": 5e-5, "stages": 3},
-    {"steps": (1e-5, 3e-6, 1e-6, 5e-7, 2e-7, 1e-7), "most": 70},
-    *({"steps": (weight,) * 3} for weight in (5e-8, 2e-8, 1e-8, 5e-9, 2e-9)),
+    {"steps": (1e-5, 2e-6, 4e-7, 8e-8, 1.6e-8), "most": 70},
+    {"steps": (3e-9,)},
+    {"steps": (1e-9,)},
 ]
 FAR = [
     {**FIRST, "iterations": 180, "frequencies": (2.5, 3.5, 5.0, 7.0, 10.0)},
@@ -55,8 +56,8 @@ each of which counts as an evaluation though it is less than half of one."""
 PHASES = {case: NEAR if case == "curvefault" else FAR for case in CASES}
 MUST = dict.fromkeys(CASES, 3)
 """Phases that make 300 evaluations."""
-MOST_OF_A_STEP = 12
-"""Forward runs: 8 of the Jacobian and up to 4 along the step."""
+MOST_OF_A_STEP = 17
+"""Forward runs: 8 of the Jacobian and up to 9 along the step."""
 
 
 def load(case: str, data: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
