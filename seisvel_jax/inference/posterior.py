@@ -156,15 +156,9 @@ class Posterior:
     def _draw(self, jobs: list[Job], survey: Survey) -> np.ndarray:
         told = [job.told for job in jobs]
         held = [one.held for one in told]
-        guided = self.drawing.guidance is not None
-        program = _program(
-            self.run.graphdef,
-            self.process,
-            self.scale,
-            self.drawing,
-            held=any(bool(cells.known.any()) for cells in held),
-            mesh=self._mesh,
-        )
+        guided, holding = self.drawing.guidance is not None, any(bool(cells.known.any()) for cells in held)
+        drawing = self.drawing if holding else dataclasses.replace(self.drawing, well_iterations=0)  # one program
+        program = _program(self.run.graphdef, self.process, self.scale, drawing, held=holding, mesh=self._mesh)
         across = NamedSharding(self._mesh, PartitionSpec("job"))
         mask = np.stack([live_mask(one, survey) for one in told]) if guided else None
         each = {
