@@ -12,6 +12,8 @@ from seisvel_jax.earth import speed_and_structure as challenge_earth
 from seisvel_jax.earth.combine import augment, blend, scale, warp
 from seisvel_jax.earth.families import FAMILIES, random_model
 from seisvel_jax.earth.faults import random_slip
+from seisvel_jax.earth.rock import random_rock
+from seisvel_jax.earth.strata import random_stack
 from seisvel_jax.errors import UserError
 from seisvel_jax.survey import Grid, openfwi, speed_and_structure
 
@@ -71,6 +73,28 @@ def test_profile_follows_the_compaction_trends(models):
     # The youngest rock is no slower than its trend; older layers seem deeper or shallower than they lie.
     assert np.nanpercentile(rock[:, 1], 2) > 1800
     assert 130 < np.nanstd(rock[:, 4]) < 170
+
+
+def test_cells_below_the_seabed_hold_what_the_layers_say(models):
+    """The means over each cell of the first layers, by 50 depths in it: burial and sand by length, slowness by both."""
+    keys = jax.vmap(lambda key: jax.random.split(key, 5))(jax.random.split(jax.random.key(0), 400)[:20])
+    depth, width = GRID.extent
+    x = jnp.arange(GRID.x_count) * GRID.spacing
+    stacks = jax.jit(jax.vmap(lambda key: random_stack(key, x, depth=depth, width=width)))(keys[:, 0])
+    rocks = jax.jit(jax.vmap(lambda key: random_rock(key, stacks.top.shape[1])))(keys[:, 1])
+    top, sand = np.asarray(stacks.top, np.float64), np.asarray(rocks.sand, np.float64)
+    errors = []
+    for model, column in np.ndindex(20, GRID.x_count):
+        tops = top[model, :10, column]
+        node = np.arange(int(np.ceil(tops[0] / 5)) + 1, int((tops[8] - 1) / 5))
+        inside = 5.0 * node[:, None] + (np.arange(50) + 0.5) / 50 - 0.5  # [node, depth in its cell]
+        layer = np.searchsorted(tops, inside, side="right") - 1
+        z, share = 4 * (tops[layer + 1] - tops[0]).mean(1), sand[model][layer].mean(1)
+        shale, brine = -0.00013 * z**2 + 1.13 * z + 1580, -1.34e-5 * z**2 + 0.49 * z + 2317
+        errors.append(np.abs(models[model, node, column] - 1 / ((1 - share) / shale + share / brine)))
+    errors = np.concatenate(errors)
+    assert errors.size > 3000
+    assert np.percentile(errors, 90) < 0.5  # not where faults reach so high
 
 
 def test_statistics_of_the_look_alikes(models, shared_data):
