@@ -28,7 +28,8 @@ def solving_survey(survey: Survey) -> Survey:
         max(count, math.ceil(start / h - 1e-6) + 1)
         for count, start in zip(survey.grid.shape, survey.boundary.start, strict=True)
     )
-    return dataclasses.replace(survey, grid=Grid(depth, x, h))
+    grid = Grid(depth, x, h)
+    return survey if grid == survey.grid else dataclasses.replace(survey, grid=grid)
 
 
 def to_solver(velocity: np.ndarray, grid: Grid, target: Grid) -> np.ndarray:
