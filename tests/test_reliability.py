@@ -18,7 +18,6 @@ import pytest
 from soak import soak
 from training_support import CONFIG, SURVEY, arrays, write_data
 
-from seisvel_jax import train as train_module
 from seisvel_jax.data.dataset import open_dataset
 from seisvel_jax.data.pipeline import Batches, SkipBad
 from seisvel_jax.data.velocity_files import open_velocities
@@ -28,7 +27,7 @@ from seisvel_jax.files import load_npy, read_json
 from seisvel_jax.inference.submission import CompetitionCSV, Finished
 from seisvel_jax.simulate import simulate_dataset
 from seisvel_jax.survey import read_survey
-from seisvel_jax.training.records import Records, read_records, write_skipped
+from seisvel_jax.training.records import Records, log_step, read_records, write_skipped
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -101,7 +100,7 @@ def test_numbers_that_are_not_finite_name_the_samples_and_files(tmp_path):
     batches = Batches(open_dataset(folder), np.arange(4), open_dataset(folder).survey, 4, 0)
     metrics = {"loss": np.array([1.0, np.nan]), "gradient_norm": np.ones(2)}
     with pytest.raises(UserError, match=r"step 1: .* of b is not finite.*Its samples: data1-003 \(.*data1\.npy\)") as e:
-        train_module._log(None, (1, metrics), ("a", "b"), lambda step: 0.0, CONFIG, batches=batches)
+        log_step(None, (1, metrics), ("a", "b"), CONFIG, rate=lambda step: 0.0, describe=batches.describe)
     assert "e+30" in str(e.value)
 
 
