@@ -173,6 +173,21 @@ def test_every_source_is_heard_and_what_is_known_is_exact(options, tmp_path, cha
             assert (samples[:, 3] != 1500).any()
 
 
+def test_data_on_a_finer_grid_get_models_on_theirs_and_wells_stay_exact(options, tmp_path):
+    """The run's cells are 10 m, the data's 5: between them models are interpolated, and the log holds to the digit."""
+    fine = SURVEY.resampled(spacing=5.0)
+    gathers, _ = arrays(1)
+    truth = 1800 + 9 * np.arange(fine.grid.depth_count)[None, :, None] * np.ones((1, 1, fine.grid.x_count))
+    write_openfwi(tmp_path / "data", 1, gathers, truth.astype(np.float32))
+    write_survey(tmp_path / "data", fine)
+    sample(options(data=tmp_path / "data", wells="3"))
+    samples = read(tmp_path / "out.npz")["data1-000/samples"]
+    assert samples.shape == (5, *fine.grid.shape) and samples.shape[1] > 14
+    np.testing.assert_array_equal(samples[:, :, 3], np.tile(np.float32(truth[0, :, 3]), (5, 1)))
+    between, around = samples[:, 4, 7], samples[:, 4, [6, 8]]
+    np.testing.assert_allclose(between, around.mean(1), rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_water_of_the_background_is_kept(options, tmp_path):
     background = np.full((COUNT, 8, 8), 2000, np.float32)
