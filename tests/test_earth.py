@@ -94,7 +94,7 @@ def test_cells_below_the_seabed_hold_what_the_layers_say(models):
         errors.append(np.abs(models[model, node, column] - 1 / ((1 - share) / shale + share / brine)))
     errors = np.concatenate(errors)
     assert errors.size > 3000
-    assert np.percentile(errors, 90) < 0.5  # not where faults reach so high
+    assert np.percentile(errors, 95) < 1  # not where faults reach so high
 
 
 def test_statistics_of_the_look_alikes(models, shared_data):
@@ -117,9 +117,12 @@ def test_a_key_is_one_earth_on_any_grid():
 
 def test_channels_faults_and_unconformities_are_there():
     """Beds end against faults, channels and unconformities: where nothing did, a layer could be followed throughout."""
-    depth, x = jnp.arange(0.0, 1260.0, 6.0)[:, None], jnp.arange(300.0)
+    depth, x = jnp.arange(0.0, 1260.0, 6.0)[:, None], jnp.concatenate([jnp.arange(300.0), jnp.asarray([-3e3, 3e3])])
     draw_slip = jax.jit(jax.vmap(lambda key: random_slip(key, depth, x[None], deepest=jnp.asarray(200.0), width=300.0)))
     slip = np.asarray(draw_slip(jax.random.split(jax.random.key(0), 100)))
+    slip, far = slip[:, :, :300], slip[:, :, 300:]
+    assert far.max() < 1e-3  # beds roll over: nothing has moved far away
+    assert 0.2 < (slip == 0).all((1, 2)).mean() < 0.4  # no faults
     assert slip.min() >= 0 and 20 < slip.max() < 80  # normal faults only move rock down; several throws add up
     assert (slip[:, :33] < 0.5).all()  # the seabed is whole
     jumps = np.abs(np.diff(slip, axis=2)).max(1)  # metres by which neighbouring columns are offset
@@ -147,6 +150,10 @@ def family(name):
 @pytest.mark.parametrize("name", RULES)
 def test_rules_of_the_layered_families_hold_in_1000_draws(name):
     rule, models = RULES[name], family(name)
+    # The published rules, not what the module says of itself.
+    assert rule.curved == name.startswith("curve") and rule.rising == (name[-1] == "a" or "fault" in name)
+    assert rule.counts == ((3, 4, 5, 6, 7, 8) if "vel" in name else (2, 3, 4) if name[-1] == "a" else (6, 7, 8))
+    likely = np.asarray([1, 2, 2, 2, 2, 1]) / 10 if "vel" in name else np.ones(3) / 3
     assert models.shape == (1000, 70, 70) and (models == np.rint(models)).all()
     assert models.min() >= 1500 and models.max() <= 4500
     counts = np.asarray([len(np.unique(model)) for model in models])
@@ -154,7 +161,7 @@ def test_rules_of_the_layered_families_hold_in_1000_draws(name):
     assert counts.min() >= rule.counts[0] and counts.max() <= blocks * rule.counts[-1]
     if blocks == 1:
         found = [(counts == count).mean() for count in rule.counts]
-        np.testing.assert_allclose(found, np.asarray(rule.weights) / sum(rule.weights), atol=0.06)
+        np.testing.assert_allclose(found, likely, atol=0.04)
     else:
         assert np.isin(counts, np.asarray(rule.counts) * 2).mean() > 0.7  # two blocks, as in the genuine maps
     flat = (models == models[:, :, :1]).all((1, 2))
