@@ -174,6 +174,14 @@ def test_rules_of_the_layered_families_hold_in_1000_draws(name):
         assert (changes == 1).all() if rule.faults[1] == 1 else (changes > 1).mean() > 0.9
 
 
+def test_curved_interfaces_are_nearly_parallel():
+    models = family("curvevel-a")[:200]
+    first = (models != models[:, :1]).argmax(1)  # cells above the first interface and above the last
+    last = 70 - (models[:, ::-1] != models[:, -1:]).argmax(1)
+    assert 15 < np.ptp(first, axis=1).mean() < 28
+    assert 0.9 < np.median(np.ptp(last, axis=1) / np.maximum(np.ptp(first, axis=1), 1)) < 1.1
+
+
 def test_families_of_one_seed_are_different_draws():
     first = [(np.diff(family(name)[:, :, 0], axis=1) != 0).argmax(1) for name in ("flatvel-a", "flatvel-b")]
     assert (first[0] == first[1]).mean() < 0.3
