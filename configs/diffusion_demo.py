@@ -41,6 +41,7 @@ config = DiffusionConfig(
         patch_shape=(7, 7),
         families=("curvefault-b", "flatfault-b"),
     ),
+    log_levels=(-0.4, 1.4),
     condition=ConditionConfig(drop_gathers=0.15, drop_shot=0.05),
     data=DataConfig(
         online=OnlineConfig(survey="openfwi", family="curvefault-b,flatfault-b", pool=1800), dt=4e-3, read_threads=1

@@ -16,6 +16,7 @@ from seisvel_jax.diffusion.config import ConditionConfig, DenoiserConfig, Member
 from seisvel_jax.diffusion.processes import process_of
 from seisvel_jax.diffusion.sampler import SamplerConfig, sample
 from seisvel_jax.diffusion.scale import Scale
+from seisvel_jax.diffusion.unet import UNet, UNetConfig
 from seisvel_jax.errors import UserError
 from seisvel_jax.models.ensemble import init_member, member_key
 from seisvel_jax.training.config import AugmentConfig, OptimConfig
@@ -191,6 +192,39 @@ def test_two_members_learn_and_are_their_own(name):
     samples = draw(jax.random.key(9))
     assert samples.shape == (3, 2, *GRID) and bool(jnp.isfinite(samples).all())
     assert float(jnp.abs(samples).mean()) < 2
+
+
+UNKNOWN = {"gathers": ("wells", "background"), "wells": ("gathers", "background"), "none": ("gathers", "wells")}
+
+
+def test_the_networks_of_diffusionvel_are_of_the_published_size():
+    def built(source, base, times):
+        return nnx.eval_shape(lambda: UNet(UNetConfig(source, base=base), times, rngs=nnx.Rngs(0)))
+
+    network = built("gathers", 64, 1000)  # "about 98 million"
+    assert [conv.kernel.shape[-1] for conv in network.stem] == [40, 80, 160, 320]
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network))) == pytest.approx(98e6, rel=0.1)
+    graph, params = nnx.split(built("gathers", 4, 1000))
+    told = replace(nothing(2, SURVEY), gathers=jnp.zeros((2, 5, 1000, 70)))
+    values, time = jnp.zeros((2, 70, 70)), jnp.zeros(2, jnp.int32)
+    out = jax.eval_shape(lambda p: nnx.merge(graph, p)(values, time, told, jax.random.key(0)), params)
+    assert out.shape == (2, 70, 70)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", UNKNOWN)
+def test_a_network_of_diffusionvel_sees_its_own_source_alone(source):
+    config = UNetConfig(source, shots=2, shape=GRID, base=4, heads=2)
+    network = UNet(config, SURVEY.gather_shape[1], rngs=nnx.Rngs(0))
+    network.answer.kernel[...] = jnp.ones_like(network.answer.kernel[...])
+    told, time = condition(), jnp.asarray([3, 900])
+    answer = nnx.jit(lambda network, told: network(VALUES, time, told))
+    whole = answer(network, told)
+    np.testing.assert_array_equal(answer(network, only(told, *([] if source == "none" else [source]))), whole)
+    if source != "none":
+        assert float(jnp.abs(answer(network, only(told, *UNKNOWN[source])) - whole).max()) > 1e-5
+    other = nnx.jit(lambda network: network(VALUES, time + 50, told))(network)
+    assert float(jnp.abs(other - whole).max()) > 1e-6
 
 
 def test_wrong_configs_and_conditions_are_named():

@@ -19,7 +19,7 @@ from seisvel_jax import train_diffusion as module
 from seisvel_jax.config import DiffusionConfig, from_dict, load_config_file, to_dict
 from seisvel_jax.config import replace as change
 from seisvel_jax.data.labels import stored_families
-from seisvel_jax.data.online import OnlineConfig, Simulated
+from seisvel_jax.data.online import OnlineConfig
 from seisvel_jax.data.pipeline import DataConfig
 from seisvel_jax.data.writers import write_survey
 from seisvel_jax.diffusion.config import ConditionConfig, DenoiserConfig
@@ -134,7 +134,7 @@ def test_a_signal_saves_and_going_on_is_exact(run, config, tmp_path, monkeypatch
     assert_same_run(run[0], tmp_path)
 
 
-def test_runs_are_told_apart_and_mistakes_are_one_line(run, config, data, tmp_path):
+def test_runs_are_told_apart_and_mistakes_are_one_line(run, config, data, tmp_path, capsys):
     folder = run[0]
     with pytest.raises(UserError, match=r"holds a diffusion model, .*python -m seisvel_jax\.sample"):
         load_run(folder)
@@ -147,6 +147,11 @@ def test_runs_are_told_apart_and_mistakes_are_one_line(run, config, data, tmp_pa
         load_config_file(folder / "config.json")
     assert load_config_file(folder / "config.json", DiffusionConfig) == config
     assert from_dict(to_dict(config), kind=DiffusionConfig) == config
+    shutil.copytree(folder, tmp_path / "run")
+    best = tmp_path / "run" / "checkpoints" / str(load_diffusion(folder).step)
+    (best / "ema" / "more").write_text("x")
+    assert load_diffusion(tmp_path / "run").step != int(best.name)
+    assert "ema/more is not of it" in capsys.readouterr().err
     for broken, words in (
         (replace(config, seed=1), "seed: 0 -> 1"),
         (replace(config, process="flow"), "process: edm -> flow"),
@@ -156,17 +161,15 @@ def test_runs_are_told_apart_and_mistakes_are_one_line(run, config, data, tmp_pa
     ):
         with pytest.raises(UserError, match=words):
             train_diffusion(broken, folder)
-    for values in ({"members": 0}, {"ema_decay": 1.0}, {"validation_draws": 1}, {"data": DataConfig(skip_bad=True)}):
+    for values in (
+        {"members": 0},
+        {"ema_decay": 1.0},
+        {"validation_draws": 1},
+        {"log_levels": (0.0, 0.0)},
+        {"data": DataConfig(skip_bad=True)},
+    ):
         with pytest.raises(UserError, match="config: "):
             DiffusionConfig("wrong", **values)
-
-
-def test_a_damaged_best_checkpoint_gives_way_to_the_next(run, tmp_path, capsys):
-    shutil.copytree(run[0], tmp_path / "run")
-    best = tmp_path / "run" / "checkpoints" / str(load_diffusion(run[0]).step)
-    (best / "ema" / "more").write_text("x")
-    assert load_diffusion(tmp_path / "run").step != int(best.name)
-    assert "ema/more is not of it" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -180,26 +183,29 @@ def test_not_finite_stops_with_the_samples_and_is_not_saved(config, tmp_path):
 
 
 def online(tmp_path, **values):
-    own = OnlineConfig(survey=str(write_survey(tmp_path, SURVEY)), family="curvefault-b, flatvel-b,flatvel-a", **values)
-    return change(DIFFUSION, data__online=own)
+    """Two families in turn, of which the network knows one, as its second label."""
+    own = OnlineConfig(survey=str(write_survey(tmp_path, SURVEY)), family="curvefault-b, flatvel-a", **values)
+    labels = replace(DIFFUSION.denoiser, families=("style-a", "flatvel-a"))
+    return change(DIFFUSION, data__online=own, denoiser=labels)
 
 
 def test_families_take_turns_and_every_row_knows_its_own(tmp_path):
     config = online(tmp_path)
     source = open_source(config, one_device())
-    assert source.families.tolist() == [2, 0, 1]
+    assert source.families.tolist() == [0, 2, 0]
     batch = next(source.from_step(5))
-    # Row r of step 5 is of family (r + 5) % 3; flatvel-b is no label of this network.
-    assert np.asarray(batch["family"]).tolist() == [1, 2, 0, 1]
-    plain = Simulated(replace(config.data.online, family="flatvel-a"), SURVEY, 0, one_device())("training", 5, 4)
-    assert set(plain) == {"gathers", "velocity"}
-    for row, lone in ((0, True), (1, False)):  # a row is what it would be if its family were the only one
-        same = np.array_equal(batch["velocity"][row], plain["velocity"][row])
-        assert same == lone
-    key = jax.random.key(0)
-    for part in (zlib.crc32(b"training"), 5, 1):
-        key = jax.random.fold_in(key, np.uint32(part))
-    np.testing.assert_allclose(batch["velocity"][1], random_model("curvefault-b", key, SURVEY.grid), rtol=1e-5)
+    # Row r of step 5 is of family (r + 5) % 2.
+    assert np.asarray(batch["family"]).tolist() == [2, 0, 2, 0]
+    drawn = jax.jit(random_model, static_argnums=(0, 2))
+    for row, family in ((0, "flatvel-a"), (1, "curvefault-b")):  # a row is what it is where its family is the only one
+        key = jax.random.key(0)
+        for part in (zlib.crc32(b"training"), 5, row):
+            key = jax.random.fold_in(key, np.uint32(part))
+        np.testing.assert_allclose(batch["velocity"][row], drawn(family, key, SURVEY.grid), rtol=1e-5)
+    with pytest.raises(UserError, match="marble"):
+        open_source(change(config, data__online=replace(config.data.online, family="flatvel-a,marble")), one_device())
+    with pytest.raises(UserError, match=r"--data\.dt 0\.006: OpenFWI's gathers drawn at every step"):
+        open_source(change(config, data__dt=6e-3), one_device())
 
 
 def test_a_pool_is_drawn_once_kept_and_mended(tmp_path, capsys):
@@ -215,8 +221,8 @@ def test_a_pool_is_drawn_once_kept_and_mended(tmp_path, capsys):
     stored = [np.load(tmp_path / "pool" / f"{name}.npy") for name in ("velocity", "family")]
     for velocity, family in zip(np.asarray(first["velocity"]), np.asarray(first["family"])):
         (row,) = np.flatnonzero((stored[0] == velocity).all((1, 2)))
-        assert stored[1][row] == family == [2, 0, 1][(row // 4 + row % 4) % 3]
-    np.save(tmp_path / "pool" / "family.npy", stored[1][::-1])
+        assert stored[1][row] == family == [0, 2][(row // 4 + row % 4) % 2]
+    np.save(tmp_path / "pool" / "family.npy", 0 * stored[1])
     mended = next(open_source(config, one_device(), tmp_path / "pool").from_step(2))
     assert "family.npy: damaged or missing: the samples are drawn again" in capsys.readouterr().err
     jax.tree.map(np.testing.assert_array_equal, first, mended)

@@ -19,6 +19,7 @@ from seisvel_jax.training import manifest
 from seisvel_jax.training.checkpoint import Checkpoints, load_run, step_folders
 from seisvel_jax.training.manifest import write_manifest
 from seisvel_jax.training.optim import make_optimizer
+from seisvel_jax.training.runs import load_diffusion
 from seisvel_jax.training.state import TrainState, abstract_state, init_state
 
 OPTIMIZER = make_optimizer(CONFIG.optim, CONFIG.steps)
@@ -88,6 +89,8 @@ def test_a_checkpoint_copied_elsewhere_is_enough(tmp_path, state):
     save(tmp_path / "run", state, {5: 0.1})
     (tmp_path / "run" / "checkpoints" / "5").rename(tmp_path / "5")
     assert load_run(tmp_path / "5").step == 5
+    with pytest.raises(UserError, match=r"holds an ensemble, expected a diffusion model: .*seisvel_jax\.predict"):
+        load_diffusion(tmp_path / "5")
 
 
 def test_resume_gives_the_latest_state_back_bit_by_bit(tmp_path, state):

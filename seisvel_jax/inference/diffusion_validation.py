@@ -40,7 +40,7 @@ def make_judge(
     step is judged by the same. The samples are given the gathers and nothing else, or nothing where the network never
     sees gathers.
     """
-    scale, process = Scale(config.denoiser.bounds), process_of(config.process)
+    scale, process = Scale(config.denoiser.bounds), process_of(config.process, config.log_levels)
     sampler = SamplerConfig(steps=config.validation_steps)
     given = ("gathers",) if config.condition.drop_gathers < 1 else ()
 

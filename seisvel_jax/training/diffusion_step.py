@@ -35,7 +35,7 @@ def make_diffusion_step(
     noise and dropout. The state given in is donated. Rows and members are divided over `mesh` (default: one device).
     """
     mesh = mesh or one_device()
-    scale, process = Scale(config.denoiser.bounds), process_of(config.process)
+    scale, process = Scale(config.denoiser.bounds), process_of(config.process, config.log_levels)
 
     def member_step(params: Any, opt_state: Any, key: jax.Array, batch: dict) -> tuple:
         augment_key, told_key, drop_key, noise_key, dropout_key = jax.random.split(key, 5)
