@@ -79,7 +79,7 @@ def test_cells_below_the_seabed_hold_what_the_layers_say(models):
     """The means over each cell of the first layers, by 50 depths in it: burial and sand by length, slowness by both."""
     keys = jax.vmap(lambda key: jax.random.split(key, 5))(jax.random.split(jax.random.key(0), 400)[:20])
     depth, width = GRID.extent
-    x = jnp.arange(GRID.x_count) * GRID.spacing
+    x = jnp.arange(GRID.x_count, dtype=jnp.float32) * GRID.spacing
     stacks = jax.jit(jax.vmap(lambda key: random_stack(key, x, depth=depth, width=width)))(keys[:, 0])
     rocks = jax.jit(jax.vmap(lambda key: random_rock(key, stacks.top.shape[1])))(keys[:, 1])
     top, sand = np.asarray(stacks.top, np.float64), np.asarray(rocks.sand, np.float64)
