@@ -433,7 +433,7 @@ def draw_figure(run: DiffusionRun, judged: dict, path: Path) -> None:
             shown = place.imshow(field, cmap="magma" if error else "viridis", vmin=low, vmax=high)
             place.set_xticks([])
             place.set_yticks([])
-            place.set_title(title if line is axes[0] else "", fontsize=9)
+            place.set_title(title if line[0] is axes[0, 0] else "", fontsize=9)
             if title in ("spread", "sample") and place in (line[3], line[5]):
                 figure.colorbar(shown, ax=place, label="m/s")
         line[0].set_ylabel(f"{name}\ngiven {'gathers' if len(chosen) == 1 else 'all four'}", fontsize=9)
@@ -445,12 +445,13 @@ def report(run: DiffusionRun, found: dict, judged: dict, options: argparse.Names
     """The Markdown page."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     names = list(judged)
+    skipped = f" --skip {' '.join(options.skip)}" if options.skip else ""
     lines = [
         "# A diffusion model given every subset of its sources",
         "",
-        f"`python benchmarks/diffusion_subsets.py RUN --held-out {options.held_out} --minutes {options.minutes:g}`, "
-        f"commit {commit.stdout.strip()}, {os.cpu_count()} cores of an AMD EPYC with AVX-512, no GPU, beside other "
-        "work.",
+        f"`python benchmarks/diffusion_subsets.py RUN --held-out {options.held_out} "
+        f"--minutes {options.minutes:g}{skipped}`, commit {commit.stdout.strip()}, "
+        f"{os.cpu_count()} cores of an AMD EPYC with AVX-512, no GPU, beside other work.",
         "",
         f"RUN is `{run.config.name}` at step {run.step}, temperature {run.temperature:.2f} (fitted on its validation "
         f"models). {options.held_out} held-out models of each family, five genuine CurveFault maps with simulated "
