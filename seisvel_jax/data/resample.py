@@ -19,11 +19,13 @@ def resample_gathers(gathers: np.ndarray, dt: float, survey: Survey) -> np.ndarr
     Zero-phase windowed-sinc interpolation (Kaiser, 80 dB) with its cut-off below the lower of the two Nyquist
     frequencies: noise above it is removed, signal below 0.6 of it is kept to 1e-4. The record is continued oddly
     about its first and last row, so that its ends keep value and slope. Equal sampling passes through untouched.
+    Row 0 lies at t = 0, or with `survey.record_start` 1 (OpenFWI) one sample after the shot: at `dt` in the gathers, at
+    `survey.dt` in what is returned, as in gathers that are simulated on `survey`.
     """
     nt = gathers.shape[-2]
     if nt == survey.nt and abs(dt / survey.dt - 1) < 1e-6:
         return gathers
-    weights, starts = _operator(nt, round(survey.dt / dt, 9), survey.nt)
+    weights, starts = _operator(nt, round(survey.dt / dt, 9), survey.nt, survey.record_start)
     weights = weights.astype(gathers.dtype, copy=False)
     windows = np.lib.stride_tricks.sliding_window_view(gathers, weights.shape[-1], axis=-2)
     # [..., block, receiver, window] -> [..., block, row of the block, receiver]
@@ -32,13 +34,17 @@ def resample_gathers(gathers: np.ndarray, dt: float, survey: Survey) -> np.ndarr
 
 
 @lru_cache(8)
-def _operator(nt: int, ratio: float, new_nt: int) -> tuple[np.ndarray, np.ndarray]:
-    """Interpolation as dense blocks: rows `16 b .. 16 b + 15` are `weights[b] @ gathers[starts[b] : + window]`."""
+def _operator(nt: int, ratio: float, new_nt: int, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Interpolation as dense blocks: rows `16 b .. 16 b + 15` are `weights[b] @ gathers[starts[b] : + window]`.
+
+    Row k of the result lies at `(k + first) * ratio - first` of the rows given.
+    """
     stretch = max(ratio, 1.0)
     cutoff = 0.5 * (1 + PASS) / stretch  # of the old Nyquist frequency
     half = (STOP_DB - 7.95) / (2.285 * np.pi * (1 - PASS) / stretch) / 2
     reach = int(np.ceil(half))
-    centres = np.minimum(np.arange(-(-new_nt // _BLOCK) * _BLOCK) * ratio, nt - 1.0)
+    rows_wanted = np.arange(-(-new_nt // _BLOCK) * _BLOCK)
+    centres = np.minimum((rows_wanted + first) * ratio - first, nt - 1.0)
     taps = np.floor(centres).astype(int)[:, None] + np.arange(-reach, reach + 2)
     distance = (taps - centres[:, None]) / (half + 1)
     window = np.interp(
