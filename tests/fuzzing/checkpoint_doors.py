@@ -76,7 +76,7 @@ _traced: dict[str, Any] = {}
 @contextlib.contextmanager
 def traced_once() -> Iterator[None]:
     """Tracing a network takes a second: inside, the same one is traced once."""
-    from seisvel_jax.training import checkpoint as module
+    from seisvel_jax.training import runs as module
 
     plain = module.abstract_params
 
