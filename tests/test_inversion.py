@@ -16,7 +16,7 @@ from seisvel_jax.inversion import adam, lbfgs, priors
 from seisvel_jax.inversion.cheaper import corrected, with_pml
 from seisvel_jax.inversion.config import InversionConfig
 from seisvel_jax.inversion.invert import invert, stages_of
-from seisvel_jax.inversion.misfits import MISFITS, low_pass, low_pass_response
+from seisvel_jax.inversion.misfits import MISFITS, hilbert, low_pass, low_pass_response
 from seisvel_jax.inversion.parameters import from_velocity, make_space, slope, to_velocity
 from seisvel_jax.inversion.regions import segment, tied
 from seisvel_jax.inversion.wavelet import amplitude, apply_filter, estimate_wavelet, filter_spectrum
@@ -102,6 +102,17 @@ def test_misfits_of_known_gathers(double):
     for name in ("envelope", "wasserstein"):
         costs = [mean[name](s) for s in shifted]
         assert all(a < b for a, b in itertools.pairwise(costs)), name
+
+
+def test_the_envelope_is_that_of_a_modulated_tone(double):
+    """The Hilbert transform of a slow Gaussian times a cosine is the Gaussian times the sine (Bedrosian)."""
+    times = np.arange(400.0)[:, None]
+    slow, phase = np.exp(-(((times - 200) / 40) ** 2) / 2), 2 * np.pi * 0.1 * times
+    np.testing.assert_allclose(hilbert(jnp.asarray(slow * np.cos(phase))), slow * np.sin(phase), atol=1e-5)
+    other = 0.5 * slow
+    pair = [jnp.asarray(one * np.cos(phase + turn))[None, None] for one, turn in ((slow, 0.3), (other, 1.1))]
+    found = MISFITS["envelope"](*pair, jnp.ones((1, 1, 1, 1)))[0, 0]
+    np.testing.assert_allclose(found, 0.5 * (slow - other) ** 2, atol=1e-5)
 
 
 def test_wasserstein_is_the_square_of_the_distance_between_the_quantiles(double):
