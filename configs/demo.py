@@ -3,8 +3,8 @@
     python -m seisvel_jax.train configs/demo.py --data.path demo/train --workdir demo/run
 
 Hardware: 2 CPU cores. Time: 3.9 minutes on 480 simulated samples, 50 s of it compiling (timed at 7c9f6cd).
-Expected score: validation MAPE 3.54 % (members 3.57, 3.47, 3.56); held-out 2.86 % with test-time augmentation and
-post-processing, against 8.98 % of the best constant profile. Commit: 0999085.
+Expected score: validation MAPE 3.51 % (members 3.75, 3.49, 3.74); held-out 2.90 % with test-time augmentation and
+post-processing, against 9.00 % of the best constant profile. Commit: 7f7da4e.
 """
 
 from seisvel_jax.config import Config

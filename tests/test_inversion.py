@@ -224,6 +224,37 @@ def test_lbfgs_stays_within_bounds_and_finds_the_best_there(double):
     np.testing.assert_allclose(state.point, np.clip(goal, 2.2, 2.6), atol=1e-5)
 
 
+def test_lbfgs_goes_on_only_from_what_falls_and_keeps_only_what_is_curved(double):
+    space = make_space(jnp.full((1, 1, 2), 2500.0), "velocity", (2000.0, 3000.0), smooth=0.0)
+
+    def tell(state, value, *gradient):
+        return lbfgs.update(state, jnp.asarray([value]), jnp.asarray([[gradient]]), space, 0.05)
+
+    first = tell(lbfgs.begin(jnp.full((1, 1, 2), 2.5), 4), 1.0, 1.0, 0.5)
+    np.testing.assert_allclose(first.trial, [[[2.45, 2.475]]])
+    for bad in (1.5, np.nan):
+        refused = tell(first, bad, 3.0, 3.0)
+        np.testing.assert_array_equal(refused.point, first.point)
+        assert 2.45 < float(refused.trial[0, 0, 0]) < 2.5, "a shorter step in the same direction"
+    lower = tell(first, 0.9, 0.5, 0.25)
+    np.testing.assert_allclose(lower.inverse[-1], 1 / (-0.05 * -0.5 - 0.025 * -0.25))
+    np.testing.assert_array_equal(lower.inverse[:-1], 0)
+    bent_down = tell(first, 0.5, 2.0, 1.0)  # it falls, ever more steeply: no curvature to remember
+    np.testing.assert_array_equal(bent_down.point, first.trial)
+    np.testing.assert_array_equal(bent_down.inverse, 0)
+
+    failed = lower
+    for _ in range(lbfgs.MOST_TRIES):
+        failed = tell(failed, 2.0, 1.0, 1.0)
+    np.testing.assert_array_equal(failed.inverse, 0)
+    np.testing.assert_array_equal(failed.point, lower.point)
+
+    # At its bound, and drawn beyond it, a cell does not move.
+    held = lower._replace(trial=jnp.asarray([[[2.0, 2.4]]]), point=jnp.asarray([[[2.0, 2.45]]]))
+    held = tell(held, 0.1, 7.0, 0.1)
+    assert float(held.direction[0, 0, 0]) == 0
+
+
 def test_adam_takes_the_published_first_steps(double):
     space = make_space(jnp.full((1, 2, 2), 2000.0), "velocity", (1000.0, 3000.0))
     state = adam.begin(jnp.full((1, 2, 2), 2.0))
@@ -245,6 +276,8 @@ def test_wavelet_and_amplitude_in_closed_form(double):
     predicted[:, :, 10:60] = draw.normal(size=(1, 2, 50, 3))
     mask = jnp.ones((1, 1, 1, 1))
     assert float(amplitude(jnp.asarray(predicted), jnp.asarray(-2.5 * predicted), mask)[0]) == pytest.approx(-2.5)
+    spoiled, half = predicted * np.array([-2.5, 7.0]).reshape(1, 2, 1, 1), jnp.asarray([1.0, 0.0]).reshape(1, 2, 1, 1)
+    assert float(amplitude(jnp.asarray(predicted), jnp.asarray(spoiled), half)[0]) == pytest.approx(-2.5)
     kernel = np.array([0.5, -1.0, 0.25])
     observed = np.apply_along_axis(lambda t: np.convolve(t, kernel)[:nt], 2, predicted)
     spectrum = filter_spectrum(jnp.asarray(predicted), jnp.asarray(observed), mask)
