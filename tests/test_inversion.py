@@ -255,6 +255,19 @@ def test_lbfgs_goes_on_only_from_what_falls_and_keeps_only_what_is_curved(double
     assert float(held.direction[0, 0, 0]) == 0
 
 
+def test_directions_are_made_by_a_symmetric_positive_operator_that_evens_out_illumination(double):
+    draw = np.random.default_rng(3)
+    lit = draw.uniform(0.1, 4.0, (1, 5, 7))
+    space = make_space(np.full((1, 5, 7), 2500.0), "velocity", BOUNDS, illumination=lit, exponent=1.0, smooth=1.5)
+    one, other = (jnp.asarray(draw.normal(size=(1, 5, 7))) for _ in range(2))
+    np.testing.assert_allclose(
+        jnp.vdot(one, space.precondition(other)), jnp.vdot(space.precondition(one), other), rtol=1e-5
+    )
+    assert float(jnp.vdot(one, space.precondition(one))) > 0
+    plain = make_space(np.full((1, 5, 7), 2500.0), "velocity", BOUNDS, illumination=lit, exponent=1.0)
+    np.testing.assert_allclose(np.ptp(plain.precondition(one) * (lit / lit.max() + 1e-3) / one), 0, atol=1e-5)
+
+
 def test_adam_takes_the_published_first_steps(double):
     space = make_space(jnp.full((1, 2, 2), 2000.0), "velocity", (1000.0, 3000.0))
     state = adam.begin(jnp.full((1, 2, 2), 2.0))
@@ -282,6 +295,9 @@ def test_wavelet_and_amplitude_in_closed_form(double):
     observed = np.apply_along_axis(lambda t: np.convolve(t, kernel)[:nt], 2, predicted)
     spectrum = filter_spectrum(jnp.asarray(predicted), jnp.asarray(observed), mask)
     np.testing.assert_allclose(apply_filter(jnp.asarray(predicted), spectrum), observed, atol=1e-2)
+    garbled = observed + 9 * np.array([0, 1]).reshape(1, 2, 1, 1) * predicted
+    alone = filter_spectrum(jnp.asarray(predicted), jnp.asarray(garbled), half)
+    np.testing.assert_allclose(apply_filter(jnp.asarray(predicted), alone), observed, atol=2e-2)
     wavelet = np.zeros(nt)
     wavelet[20:40] = np.hanning(20)
     found = estimate_wavelet(jnp.asarray(wavelet), jnp.asarray(predicted), jnp.asarray(observed), mask)
