@@ -40,7 +40,7 @@ from seisvel_jax.diffusion.unet import UNet, UNetConfig
 from seisvel_jax.inference.pretrained import load
 from seisvel_jax.logging import progress, say
 from seisvel_jax.metrics import mae, rmse, ssim
-from seisvel_jax.models.config import GroupConfig, InversionNetConfig, VelocityNetConfig
+from seisvel_jax.models.config import GroupConfig, InversionNetConfig
 from seisvel_jax.survey import openfwi
 from seisvel_jax.train import train
 from seisvel_jax.training.config import AugmentConfig, OptimConfig
@@ -113,7 +113,8 @@ def judged_models(run: DiffusionRun, count: int, genuine: Path, keep: Path) -> d
     for number, family in enumerate(families, 1):
         place = keep / f"{family}-{count}.npz"
         if not place.is_file():
-            simulated = Simulated(replace(online, family=family), survey, 0, one_device())
+            # By OpenFWI's own sponge, whatever the pool was simulated with.
+            simulated = Simulated(replace(online, family=family, pml=0.0), survey, 0, one_device())
             drawn = simulated.samples("test", count, TOGETHER, run.survey)
             np.savez(place, gathers=drawn.gathers_of, velocity=drawn.velocity_of)
         with np.load(place, allow_pickle=False) as arrays:
@@ -267,19 +268,17 @@ def inversion_net(config: DiffusionConfig) -> Config:
 
 
 def ensemble(config: DiffusionConfig) -> Config:
-    """Two members with the denoiser's own encoder."""
-    own = replace(config.denoiser.encoder, decoder_layers=1, patch_shape=(7, 7), refine_channels=0)
-    assert isinstance(own, VelocityNetConfig)
-    return other(config, "ensemble", GroupConfig(own, 2))
+    """Two members: the network that the denoiser reads gathers with, and its rate."""
+    return other(config, "ensemble", GroupConfig(config.denoiser.encoder, 2), config.optim.learning_rate)
 
 
-def other(config: DiffusionConfig, name: str, group: GroupConfig) -> Config:
+def other(config: DiffusionConfig, name: str, group: GroupConfig, rate: float = 2e-3) -> Config:
     """A network for gathers alone on the same pool, mirrored as often."""
     return Config(
         name=name,
         groups=(group,),
         data=config.data,
-        optim=OptimConfig(kind="muon", learning_rate=2e-3, warmup_steps=50),
+        optim=OptimConfig(kind="muon", learning_rate=rate, warmup_steps=50),
         augment=replace(AugmentConfig.off(), mirror=0.5),
         batch_size=config.batch_size,
         ema_decay=0.99,

@@ -38,6 +38,7 @@ config = DiffusionConfig(
             patch_duration=0.01,
             token_duration=0.05,
             receiver_tokens=7,
+            patch_shape=(5, 5),
             spacing=10.0,
             amplitude=1.46,
             dtype="bfloat16",

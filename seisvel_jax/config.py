@@ -121,6 +121,8 @@ class DiffusionConfig:
     condition: ConditionConfig = field(default_factory=ConditionConfig)
     """How often each source of information is left out."""
     process: Literal["edm", "flow"] = "edm"
+    guess_weight: float = 1.0
+    """Of the loss of the guess from gathers alone (docs/diffusion.md)."""
     log_levels: tuple[float, float] | None = None
     """Mean and standard deviation of ln(sigma) in training. None: -1.2 and 1.2 of edm, 0 and 1 of flow."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -169,6 +171,8 @@ class DiffusionConfig:
                 raise UserError(f"config: {name} = {value}, expected at least {low}")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"config: ema_decay = {self.ema_decay}, expected 0 <= ema_decay < 1")
+        if not 0 <= self.guess_weight < float("inf"):
+            raise UserError(f"config: guess_weight = {self.guess_weight}, expected 0 or more")
         if self.log_levels is not None and not self.log_levels[1] > 0:
             raise UserError(f"config: log_levels = {self.log_levels}, expected a positive standard deviation")
         if self.data.skip_bad:

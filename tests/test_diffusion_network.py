@@ -13,6 +13,7 @@ from training_support import MODEL, SURVEY, arrays, quick_compilation
 from seisvel_jax.config import DiffusionConfig
 from seisvel_jax.diffusion.condition import SOURCES, blurred, check, drop, nothing, of_training, only
 from seisvel_jax.diffusion.config import ConditionConfig, DenoiserConfig, Members
+from seisvel_jax.diffusion.denoiser import guess_loss
 from seisvel_jax.diffusion.processes import process_of
 from seisvel_jax.diffusion.sampler import SamplerConfig, sample
 from seisvel_jax.diffusion.scale import Scale
@@ -28,6 +29,7 @@ CONFIG = DenoiserConfig(
     encoder=replace(MODEL, dropout=0.0),
     layers=1,
     channels=4,
+    blocks=1,
     patch_shape=(4, 3),  # does not divide the 8 columns
     families=("flat", "curved"),
 )
@@ -113,6 +115,22 @@ def test_what_is_masked_is_not_seen(awake):
     assert float(jnp.abs(awake(known, VALUES, LEVEL) - prior).max()) > 1e-5
 
 
+def test_the_guess_is_of_the_gathers_alone_and_its_error_counts_where_there_are_any():
+    told = condition(4)
+    told = replace(told, shots=told.shots.at[1].set(0).at[2, 0].set(0))
+    network = CONFIG.build(SURVEY, nnx.Rngs(0))
+    heard = nnx.jit(lambda network, told: network.hear(told.gathers, told.shots, SURVEY))(network, told)
+    np.testing.assert_array_equal(heard.guess[1], 0)
+    np.testing.assert_allclose(heard.share, [1, 0, 1 - 1 / told.shots.shape[1], 1])
+    # It is the ensemble's network: the same answer where every shot is there.
+    velocity = nnx.jit(lambda network, gathers: network(gathers, SURVEY))(network.gathers, told.gathers)
+    np.testing.assert_allclose(Scale(CONFIG.bounds).to_velocity(heard.guess[0]), velocity[0], rtol=1e-5)
+    truth = jnp.asarray(Scale().to_unit(arrays(4)[1]))
+    expected = np.abs(np.asarray(heard.guess) - np.asarray(truth)).mean((1, 2))
+    expected[1] = 0
+    np.testing.assert_allclose(guess_loss(heard, truth), expected, rtol=1e-5)
+
+
 def test_conditions_of_training_models():
     told = condition(64)
     columns = np.asarray(told.wells_known).sum(1)
@@ -167,11 +185,14 @@ def test_two_members_learn_and_are_their_own(name):
     step = make_diffusion_step(config, graphdef, optimizer, SURVEY)
     gathers, velocity = arrays(16)
     batch = {"gathers": gathers, "velocity": velocity, "family": np.ones(16, np.int32)}
-    losses = []
+    losses: list[np.ndarray] = []
+    guesses: list[np.ndarray] = []
     for _ in range(60):
         state, metrics = step(state, batch)
         losses.append(np.asarray(metrics["loss"]))
-    losses = np.asarray(losses)
+        guesses.append(np.asarray(metrics["guess"]))
+    losses, guesses = np.asarray(losses), np.asarray(guesses)
+    assert (guesses[-20:].mean(0) < 0.85 * guesses[:5].mean(0)).all()
     assert losses.shape == (60, 2) and np.isfinite(losses).all() and (losses[:, 0] != losses[:, 1]).all()
     assert (losses[-20:].mean(0) < 0.7 * losses[:5].mean(0)).all()
     apart = [jnp.abs(a - b).max() for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(state.ema))]

@@ -70,6 +70,7 @@ def _label(simulated: Simulated, config: OnlineConfig, rows: int, onto: Survey) 
         "count": config.pool,
         "rows": rows,
         "sponge_widths": list(config.sponge_widths),
+        "pml": config.pml,
     }
     return json.loads(json.dumps(values))
 

@@ -18,10 +18,12 @@ class DenoiserConfig:
     """A transformer over patches of the noisy model that attends to the encoded gathers (docs/diffusion.md)."""
 
     encoder: VelocityNetConfig = field(default_factory=VelocityNetConfig)
-    """How gathers are read: stem, tokens and encoder layers of the ensemble's network; its decoder is not built."""
+    """How gathers are read: the ensemble's network, whose velocity becomes a first guess."""
     layers: int = 8
     channels: int = 32
     """Of the 3x3 convolutions before the patches and after them."""
+    blocks: int = 2
+    """Pairs of these before the patches, and as many after them."""
     patch_shape: tuple[int, int] = (5, 5)
     """Cells `(depth, x)` of a patch; each predicts twice as far, faded into its neighbours."""
     families: tuple[str, ...] = ()
@@ -29,10 +31,10 @@ class DenoiserConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built. Raises UserError."""
-        if self.layers < 1 or self.channels < 1 or min(self.patch_shape) < 1:
+        if min(self.layers, self.channels, self.blocks, *self.patch_shape) < 1:
             raise UserError(
-                f"denoiser: layers {self.layers}, channels {self.channels}, patch_shape {self.patch_shape}, "
-                "expected at least 1 each"
+                f"denoiser: layers {self.layers}, channels {self.channels}, blocks {self.blocks}, "
+                f"patch_shape {self.patch_shape}, expected at least 1 each"
             )
         if self.encoder.second_stage:
             raise UserError("denoiser: encoder.second_stage, expected the plain network: leave it out")

@@ -1,9 +1,14 @@
 """The denoiser's network: patches of the noisy model attend to each other and to the encoded gathers.
 
-noisy, wells, mask, background, its mask -> 3x3 convolution -> patches -> tokens placed in metres
+gathers -> the ensemble's network -> tokens, and its velocity: the guess
+noisy, wells, mask, background, its mask, guess -> 3x3 convolutions -> patches -> tokens placed in metres
 layers: attention among patches, attention to the gathers' tokens, MLP; each scaled, shifted and gated by the noise
 level, the blur and the family (Peebles & Xie 2023, arXiv 2212.09748)
--> patches twice as large, faded into each other -> 3x3 convolutions beside the inputs
+-> patches twice as large, faded into each other -> 3x3 convolutions beside the first ones
+
+The guess is trained to be near the truth by a loss of its own (`guess_loss`; as the regression of CorrDiff, Mardani et
+al. 2023, arXiv 2309.15214): a denoiser learns to read gathers from the few noise levels at which it needs them, and so
+many times more slowly (docs/diffusion.md).
 """
 
 import math
@@ -17,6 +22,7 @@ from flax import nnx
 
 from seisvel_jax.diffusion.condition import Condition
 from seisvel_jax.diffusion.config import DenoiserConfig
+from seisvel_jax.diffusion.scale import Scale
 from seisvel_jax.errors import UserError
 from seisvel_jax.models.config import VelocityNetConfig
 from seisvel_jax.models.layers import MLP, Attention, conv, draw_kernels, dropout, layer_norm, linear, sinusoids, subkey
@@ -25,8 +31,19 @@ from seisvel_jax.survey import Survey
 
 LEVELS = 8
 """Wavelengths of the noise level's features."""
-MAPS = 4
-"""Wells, their mask, background, its mask."""
+MAPS = 5
+"""Wells, their mask, background, its mask, the guess."""
+
+
+class Heard(NamedTuple):
+    """Gathers as the network reads them."""
+
+    tokens: jax.Array
+    """`[batch, token, channel]` of all shots."""
+    guess: jax.Array
+    """`[batch, depth, x]` scaled velocity; 0 where no shot is known."""
+    share: jax.Array
+    """`[batch]` of the shots that are known."""
 
 
 class Encoded(NamedTuple):
@@ -37,21 +54,21 @@ class Encoded(NamedTuple):
     maps: jax.Array
     """`[batch, depth, x, MAPS]`."""
     vector: jax.Array
-    """`[batch, feature]` of blur and family."""
+    """`[batch, feature]` of shots, blur and family."""
 
 
 class GatherEncoder(VelocityNet):
-    """The ensemble's network without its decoder, told which shots are missing."""
+    """The ensemble's network, told which shots are missing."""
 
     def __init__(self, config: VelocityNetConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
-        for part in ("query", "decoder", "decoder_norm", "head", "refine_in", "refine_out"):
-            if hasattr(self, part):
-                delattr(self, part)
         self.missing = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.width,)))
 
-    def encode(self, gathers: jax.Array, shots: jax.Array, survey: Survey, key: jax.Array | None) -> jax.Array:
-        """Gathers `[batch, source, time, receiver]`, shots `[batch, source]` to `[batch, token, channel]`.
+    def read(
+        self, gathers: jax.Array, shots: jax.Array, survey: Survey, key: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Gathers `[batch, source, time, receiver]`, shots `[batch, source]` to tokens `[batch, token, channel]` and
+        velocity `[batch, depth, x]` m/s.
 
         Raises UserError where the survey is not sampled at the network's `dt`.
         """
@@ -62,11 +79,8 @@ class GatherEncoder(VelocityNet):
             )
         tokens = self.tokens(gathers * shots[:, :, None, None], survey)
         absent = (1 - shots)[:, :, None, None]
-        tokens = tokens + absent * self.missing[...].reshape(1, 1, 1, -1)
-        for index, layer in enumerate(self.encoder):
-            one = subkey(key, index)
-            tokens = self._block(lambda t, layer=layer, one=one: layer(t, one), tokens)
-        return self.encoder_norm(tokens).reshape(tokens.shape[0], -1, tokens.shape[-1])
+        tokens = self.encode(tokens + absent * self.missing[...].reshape(1, 1, 1, -1), key)
+        return tokens, self.decode(tokens, survey, key)
 
 
 class DenoiserLayer(nnx.Module):
@@ -96,6 +110,21 @@ class DenoiserLayer(nnx.Module):
         return add(patches, self.mlp, 2)
 
 
+class DetailBlock(nnx.Module):
+    """Norm, scaled and shifted by the noise level, 3x3 convolution, GELU, 3x3 convolution; residual."""
+
+    def __init__(self, channels: int, dtype: str, *, rngs: nnx.Rngs):
+        self.norm = layer_norm(channels, rngs)
+        self.inner = conv(channels, channels, (3, 3), dtype, rngs)
+        self.outer = conv(channels, channels, (3, 3), dtype, rngs)
+
+    def __call__(self, fine: jax.Array, modulation: jax.Array) -> jax.Array:
+        """`[batch, depth, x, channel]`, modulation `[batch, 2 channel]`; same out, float32."""
+        shift, scale = jnp.split(modulation[:, None, None, :], 2, axis=-1)
+        inner = jax.nn.gelu(self.inner(self.norm(fine) * (1 + scale) + shift))
+        return fine + self.outer(inner).astype(jnp.float32)
+
+
 class Denoiser(nnx.Module):
     """`Network` of `edm.py` for any survey at the encoder's `dt`, on the grid of the survey."""
 
@@ -104,7 +133,9 @@ class Denoiser(nnx.Module):
         encoder = config.encoder
         width, dtype, cells = encoder.width, encoder.dtype, math.prod(config.patch_shape)
         self.gathers = GatherEncoder(encoder, rngs=rngs)
-        self.look = conv(1 + MAPS, config.channels, (3, 3), dtype, rngs)
+        channels = config.channels
+        self.look = conv(1 + MAPS, channels, (3, 3), dtype, rngs)
+        self.before = nnx.List([DetailBlock(channels, dtype, rngs=rngs) for _ in range(config.blocks)])
         self.patch = linear(config.channels * cells, width, dtype, rngs)
         self.place = MLP(4 * WAVELENGTHS, width, width, dtype, rngs=rngs)
         self.level = MLP(2 * LEVELS + 1 + features(config), width, width, dtype, rngs=rngs)
@@ -112,24 +143,35 @@ class Denoiser(nnx.Module):
         self.layers = nnx.List([DenoiserLayer(encoder, rngs=rngs) for _ in range(config.layers)])
         self.norm = layer_norm(width, rngs)
         self.head = MLP(width, width, 4 * cells, dtype, rngs=rngs)
-        self.refine_in = conv(2 + MAPS, config.channels, (3, 3), dtype, rngs)
-        self.refine_out = conv(config.channels, 1, (3, 3), dtype, rngs)
+        self.join = conv(channels + 1, channels, (3, 3), dtype, rngs)
+        self.after = nnx.List([DetailBlock(channels, dtype, rngs=rngs) for _ in range(config.blocks)])
+        self.modulate_detail = linear(width, 4 * config.blocks * channels, dtype, rngs)
+        self.out = conv(channels, 1, (3, 3), dtype, rngs)
         # At first the level and the labels change nothing, and the network says 0: the best linear guess alone.
-        draw_kernels(self, rngs.params(), leave_zero=("modulate", "refine_out"))
+        draw_kernels(self, rngs.params(), leave_zero=("modulate", "modulate_detail", "out"))
         self.head.outer.kernel[...] = jnp.zeros_like(self.head.outer.kernel[...])
         for layer in self.layers:
             align(layer.cross_attention)
 
+    def hear(self, gathers: jax.Array, shots: jax.Array, survey: Survey, key: jax.Array | None = None) -> Heard:
+        """Gathers `[batch, source, time, receiver]` of which `shots` `[batch, source]` (1 or 0) are known."""
+        tokens, velocity = self.gathers.read(gathers, shots, survey, key)
+        known = jnp.max(shots, axis=1)[:, None, None]
+        return Heard(tokens, Scale(self.config.bounds).to_unit(velocity) * known, jnp.mean(shots, axis=1))
+
     def encode(self, condition: Condition, survey: Survey, key: jax.Array | None = None) -> Encoded:
         """What the network needs of a condition. Sampling many times from one, do this once."""
+        return self.told(condition, self.hear(condition.gathers, condition.shots, survey, key), survey)
+
+    def told(self, condition: Condition, heard: Heard, survey: Survey) -> Encoded:
+        """What the network needs of a condition whose gathers it has heard."""
         known = jnp.broadcast_to(condition.background_known[:, None, None], condition.background.shape)
-        maps = jnp.stack(
-            [condition.wells * condition.wells_known, condition.wells_known, condition.background * known, known], -1
-        )
+        wells = condition.wells_known
+        maps = jnp.stack([condition.wells * wells, wells, condition.background * known, known, heard.guess], -1)
         blur = jnp.log1p(condition.blur / survey.grid.spacing) * condition.background_known
         family = jax.nn.one_hot(condition.family, len(self.config.families) + 1)
-        vector = jnp.concatenate([blur[:, None], condition.background_known[:, None], family], axis=-1)
-        return Encoded(self.gathers.encode(condition.gathers, condition.shots, survey, key), maps, vector)
+        told = (heard.share[:, None], blur[:, None], condition.background_known[:, None], family)
+        return Encoded(heard.tokens, maps, jnp.concatenate(told, axis=-1))
 
     def __call__(
         self,
@@ -145,9 +187,14 @@ class Denoiser(nnx.Module):
         high, wide = config.patch_shape
         rows, across = -(-depth // high), -(-x // wide)
         seen = jnp.concatenate([values[..., None], encoded.maps], axis=-1)
-        fine = jax.nn.gelu(self.look(seen)).astype(jnp.float32)
-        fine = jnp.pad(fine, ((0, 0), (0, rows * high - depth), (0, across * wide - x), (0, 0)))
-        tiles = fine.reshape(batch, rows, high, across, wide, -1).swapaxes(2, 3)
+        told = jnp.concatenate([sinusoids(level, 0.1, 10.0, LEVELS), level[:, None], encoded.vector], axis=-1)
+        told = jax.nn.gelu(self.level(told)).astype(jnp.float32)
+        details = jnp.split(self.modulate_detail(told).astype(jnp.float32), 2 * config.blocks, axis=-1)
+        fine = self.look(seen).astype(jnp.float32)
+        for block, modulation in zip(self.before, details):
+            fine = block(fine, modulation)
+        padded = jnp.pad(fine, ((0, 0), (0, rows * high - depth), (0, across * wide - x), (0, 0)))
+        tiles = padded.reshape(batch, rows, high, across, wide, -1).swapaxes(2, 3)
         patches = self.patch(tiles.reshape(batch, rows * across, -1)).astype(jnp.float32)
         centres = [
             (np.arange(count) * side + (side - 1) / 2) * survey.grid.spacing
@@ -157,18 +204,23 @@ class Denoiser(nnx.Module):
         placed = self.place(of_lengths(places).reshape(rows * across, -1)).astype(jnp.float32)
         echo = self.gathers.token_place.when(of_times(2 * places[:, 0] / FIRST_GUESS)).astype(jnp.float32)
         patches = patches + (placed + echo)[None]
-
-        told = jnp.concatenate([sinusoids(level, 0.1, 10.0, LEVELS), level[:, None], encoded.vector], axis=-1)
-        told = jax.nn.gelu(self.level(told)).astype(jnp.float32)
         for index, (layer, modulate) in enumerate(zip(self.layers, self.modulate)):
             modulation = modulate(told).astype(jnp.float32)
             patches = layer(patches, encoded.tokens, modulation, subkey(dropout_key, index))
         tiles = self.head(self.norm(patches)).astype(jnp.float32).reshape(batch, rows, across, 2 * high, 2 * wide)
         answer = blended(tiles)[:, :depth, :x]
-        beside = jnp.concatenate([answer[..., None], seen], axis=-1)
-        return answer + self.refine_out(jax.nn.gelu(self.refine_in(beside)))[..., 0].astype(jnp.float32)
+        fine = self.join(jnp.concatenate([fine, answer[..., None]], axis=-1)).astype(jnp.float32)
+        for block, modulation in zip(self.after, details[config.blocks :]):
+            fine = block(fine, modulation)
+        return answer + self.out(jax.nn.gelu(fine))[..., 0].astype(jnp.float32)
+
+
+def guess_loss(heard: Heard, clean: jax.Array) -> jax.Array:
+    """|guess - clean|, mean over cells, `[batch]`; 0 where there are no gathers to guess from."""
+    known = (heard.share > 0).astype(jnp.float32)
+    return known * jnp.mean(jnp.abs(heard.guess - clean), axis=(1, 2))
 
 
 def features(config: DenoiserConfig) -> int:
     """Length of `Encoded.vector`."""
-    return 2 + len(config.families) + 1
+    return 3 + len(config.families) + 1

@@ -159,11 +159,24 @@ class VelocityNet(nnx.Module):
                 "resample them first (data.resample.resample_gathers)"
             )
         tokens = self.tokens(gathers, survey, None if first is None else gathers - first["gathers"])
+        return self.decode(self.encode(tokens, dropout_key), survey, dropout_key, first)
+
+    def encode(self, tokens: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        """Tokens `[batch, source, token, channel]` to what the decoder reads: `[batch, source token, channel]`."""
         for index, layer in enumerate(self.encoder):
             key = subkey(dropout_key, index)
             tokens = self._block(lambda t, layer=layer, key=key: layer(t, key), tokens)
-        batch, _, _, width = tokens.shape
-        tokens = self.encoder_norm(tokens).reshape(batch, -1, width)
+        return self.encoder_norm(tokens).reshape(tokens.shape[0], -1, tokens.shape[-1])
+
+    def decode(
+        self,
+        tokens: jax.Array,
+        survey: Survey,
+        dropout_key: jax.Array | None = None,
+        first: dict[str, jax.Array] | None = None,
+    ) -> jax.Array:
+        """Encoded tokens `[batch, token, channel]` to velocity `[batch, depth, x]` m/s on `survey.grid`."""
+        config, (batch, _, width) = self.config, tokens.shape
         depths, columns = patch_centres(config, survey)
         rows, across = depths.size, columns.size
         places = np.stack([np.repeat(depths, across), np.tile(columns, rows)], axis=-1)

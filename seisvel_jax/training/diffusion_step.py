@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from seisvel_jax.config import DiffusionConfig
 from seisvel_jax.diffusion.condition import drop, of_training
+from seisvel_jax.diffusion.denoiser import guess_loss
 from seisvel_jax.diffusion.processes import process_of
 from seisvel_jax.diffusion.scale import Scale
 from seisvel_jax.models.ensemble import over_members
@@ -28,8 +29,10 @@ def make_diffusion_step(
     survey: Survey,
     mesh: Mesh | None = None,
 ) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, Any]]]:
-    """The jitted step: `(state, {"gathers", "velocity", "family"}) -> (state, {"loss", "gradient_norm"} [member])`.
+    """The jitted step: `(state, {"gathers", "velocity", "family"}) -> (state, metrics)`.
 
+    Metrics `[member]`: `loss` of the denoiser, mean error of the `guess` (scaled; models without gathers count 0), and
+    `gradient_norm`.
     `state` is that of `init_state(config.groups, ...)`: a tuple of one stacked tree. `family` `[batch]` holds the
     numbers of `DenoiserConfig.family`. All members see the same samples; each draws its own augmentation, conditions,
     noise and dropout. The state given in is donated. Rows and members are divided over `mesh` (default: one device).
@@ -46,18 +49,21 @@ def make_diffusion_step(
         )
         told = drop(told, drop_key, config.condition)
 
-        def loss(params: Any) -> jax.Array:
+        def loss(params: Any) -> tuple[jax.Array, dict]:
             network = nnx.merge(graphdef, params)
-            encoded = network.encode(told, places, dropout_key)
+            heard = network.hear(told.gathers, told.shots, places, dropout_key)
+            encoded = network.told(told, heard, places)
 
             def answer(values: jax.Array, level: jax.Array, encoded: Any) -> jax.Array:
                 return network(values, level, encoded, places, dropout_key=jax.random.fold_in(dropout_key, 1000))
 
-            return jnp.mean(process.loss(answer, clean, encoded, noise_key))
+            denoising = jnp.mean(process.loss(answer, clean, encoded, noise_key))
+            guess = jnp.mean(guess_loss(heard, clean))
+            return denoising + config.guess_weight * guess, {"loss": denoising, "guess": guess}
 
-        value, gradient = jax.value_and_grad(loss)(params)
+        gradient, metrics = jax.grad(loss, has_aux=True)(params)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
-        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
         return optax.apply_updates(params, updates), opt_state, metrics
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
