@@ -142,11 +142,17 @@ class Calibration:
     def add(self, samples: np.ndarray, truth: np.ndarray) -> float:
         """Samples `[sample, depth, x]` and truth `[depth, x]` of one model; its mean CRPS back."""
         samples, truth = _checked(samples, truth)
+        if self._crps and len(samples) + 1 != len(self._histogram):
+            raise UserError(f"{len(samples)} samples where others have {len(self._histogram) - 1}: give all as many")
         self._histogram = self._histogram + rank_histogram(samples, truth)
         self._crps.append(float(crps(samples, truth).mean()))
-        every = max(1, -(-self.models * truth.size * len(samples) // CELLS))
-        flat = samples.reshape(len(samples), -1)[:, ::every]
-        self._kept.append((flat.astype(np.float32), truth.reshape(-1)[::every].astype(np.float32)))
+        some = np.arange(truth.size)
+        count = max(1, CELLS // (self.models * len(samples)))
+        if count < truth.size:
+            # At random: every n-th could be a column, or miss the deep rows.
+            some = np.random.default_rng(len(self._crps)).choice(some, count, replace=False)
+        flat, true = samples.reshape(len(samples), -1)[:, some], truth.reshape(-1)[some]
+        self._kept.append((flat.astype(np.float32), true.astype(np.float32)))
         return self._crps[-1]
 
     def summary(self) -> dict[str, Any]:

@@ -124,7 +124,10 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
         by_depth["mae"].append(metrics.mae_by_depth(predicted, true))
         if isinstance(prediction, SampleFile) and calibration is not None:
             samples = tempered(prediction.samples(pairs[sample][1]), options.temperature)
-            row["crps"] = calibration.add(samples, true)
+            try:
+                row["crps"] = calibration.add(samples, true)
+            except UserError as error:
+                raise UserError(f"{options.prediction}: {row['name']}: {error}") from error
         if baselines is not None:
             row["baselines"] = {}
             for label, model in baselines.of(true):

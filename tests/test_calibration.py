@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from seisvel_jax import calibration
 from seisvel_jax.calibration import (
     Calibration,
     coverage,
@@ -116,7 +117,21 @@ def test_summary_of_models_is_that_of_all_their_cells():
     assert one["coverage"]["0.9"] == pytest.approx(0.9, abs=0.03)
 
 
+def test_what_is_kept_of_many_models_is_no_single_column(monkeypatch):
+    """Only every 8th cell is kept of models 8 wide whose first column alone is wrong: an eighth of the errors."""
+    monkeypatch.setattr(calibration, "CELLS", 4 * 64 * 40 // 8)
+    found, truth = Calibration(40), np.zeros((8, 8))
+    wrong = truth + 100.0 * (np.arange(8) == 0)
+    for _ in range(40):
+        found.add(np.stack([wrong] * 4), truth)
+    assert found.summary()["rmse_of_mean"] == pytest.approx(100 * np.sqrt(1 / 8), rel=0.2)
+
+
 def test_wrong_shapes_are_named():
+    counted = Calibration(2)
+    counted.add(np.zeros((3, 4)), np.ones(4))
+    with pytest.raises(UserError, match="2 samples where others have 3"):
+        counted.add(np.zeros((2, 4)), np.ones(4))
     with pytest.raises(UserError, match=r"\(3, 4\), expected \(sample, \*\(5,\)\)"):
         crps(np.zeros((3, 4)), np.zeros(5))
     with pytest.raises(UserError, match="temperature 0"):

@@ -200,3 +200,7 @@ def test_samples_that_are_none(truth, tmp_path):
     write_samples(tmp_path / "flat.npz", ((name, {"samples": np.zeros((3, 3))}) for name in IDS))
     with pytest.raises(UserError, match=r"\(sample, depth, x\)"):
         evaluate(Evaluate(tmp_path / "flat.npz", truth))
+    uneven = ((name, {"samples": np.stack([earth(i)] * (2 + i))}) for i, name in enumerate(IDS))
+    write_samples(tmp_path / "uneven.npz", uneven)
+    with pytest.raises(UserError, match=rf"uneven.npz: {IDS[1]}: 3 samples where others have 2"):
+        evaluate(Evaluate(tmp_path / "uneven.npz", truth))
