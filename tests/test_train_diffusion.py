@@ -25,6 +25,7 @@ from seisvel_jax.data.writers import write_survey
 from seisvel_jax.diffusion.config import ConditionConfig, DenoiserConfig
 from seisvel_jax.earth.families import random_model
 from seisvel_jax.errors import UserError
+from seisvel_jax.inference.diffusion_validation import make_judge
 from seisvel_jax.train import train
 from seisvel_jax.train_diffusion import train_diffusion
 from seisvel_jax.training.checkpoint import step_folders
@@ -34,6 +35,7 @@ from seisvel_jax.training.records import read_records
 from seisvel_jax.training.runs import load_diffusion, load_run
 from seisvel_jax.training.signals import Interrupted
 from seisvel_jax.training.source import open_source
+from seisvel_jax.training.state import abstract_params
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.usefixtures("programs")
@@ -41,7 +43,11 @@ pytestmark = pytest.mark.usefixtures("programs")
 DIFFUSION = DiffusionConfig(
     name="tiny",
     denoiser=DenoiserConfig(
-        replace(MODEL, encoder_layers=0, dropout=0.0), 1, 4, (4, 4), families=("flatvel-a", "curvefault-b")
+        replace(MODEL, encoder_layers=0, dropout=0.0),
+        layers=1,
+        channels=4,
+        patch_shape=(4, 4),
+        families=("flatvel-a", "curvefault-b"),
     ),
     condition=ConditionConfig(wells=2, blur=(10.0, 40.0)),
     data=DataConfig(split_by="none", validation_fraction=0.25, read_threads=1),
@@ -97,6 +103,20 @@ def test_a_run_learns_and_leaves_what_it_promises(run, config):
     best = min(judged[1:], key=lambda r: r["crps"])  # of those that were kept: the latest two and the best
     assert loaded.metrics["crps"] == min(best["crps"], judged[0]["crps"])
     assert loaded.temperature == loaded.metrics["temperature"] > 0
+
+
+def test_every_member_is_validated_with_noise_of_its_own(config):
+    """Two members of the same parameters: their samples are drawn apart, as `sample` draws them, and no copies."""
+    two = replace(config, members=2, validation_steps=1, validation_draws=2, batch_size=1)
+    graphdef = abstract_params(two.groups, SURVEY)[0][0]
+    params = abstract_params(two.groups, SURVEY)[1][0]
+    params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, np.float32), params)
+    judge = make_judge(two, graphdef, SURVEY, one_device())
+    gathers, velocity = arrays(1)
+    batch = {"gathers": gathers, "velocity": velocity, "family": np.zeros(1, np.int32)}
+    loss, drawn = judge(params, batch, 0)
+    assert drawn.shape == (2, 2, 1, 8, 8) and loss[0] == loss[1]
+    assert np.abs(drawn[0] - drawn[1]).mean() > 1
 
 
 def test_killed_and_resumed_is_the_straight_run(run, config, tmp_path):

@@ -47,7 +47,7 @@ def make_judge(
     def judge(params: Any, batch: dict, number: jax.Array) -> tuple[jax.Array, jax.Array]:
         clean = jnp.asarray(scale.to_unit(batch["velocity"]))
 
-        def one(params: Any) -> tuple[jax.Array, jax.Array]:
+        def one(params: Any, member: jax.Array) -> tuple[jax.Array, jax.Array]:
             network = nnx.merge(graphdef, params)
 
             def answer(values: jax.Array, level: jax.Array, encoded: Any) -> jax.Array:
@@ -78,13 +78,13 @@ def make_judge(
                 denoise,
                 network.encode(known, survey),
                 (clean.shape[0], *survey.grid.shape),
-                jax.random.fold_in(key, 1),
+                jax.random.fold_in(key, 1 + member),  # noise of its own: all members' samples are judged as one set
                 sampler,
                 samples=config.validation_draws,
             )
             return jnp.mean(losses, axis=0), jnp.asarray(scale.to_velocity(drawn))
 
-        return over_members(one, mesh)(params)
+        return over_members(one, mesh)(params, jnp.arange(config.members))
 
     return jax.jit(
         judge,
