@@ -121,7 +121,7 @@ def sample(options: Sample) -> None:
 
         _write(options, Results(sampling, finished, options.misfit))
         finished.remove()
-    say(f"{output}: {sampling.samples} samples of each of {len(names)} models, given {sampling.knowledge.text()}")
+    say(f"{output}: {sampling.samples} samples of each of {len(names)} models, given {sampling.given}")
 
 
 def _write(options: Sample, results: "Results") -> None:
@@ -145,7 +145,7 @@ def _draw(folder: Path, sampling: "Sampling", index: int, samples: object) -> No
 
     truth = sampling.dataset.velocity(index) if sampling.dataset.has_velocity else None
     grid, name = sampling.dataset.survey.grid, sampling.names[index]
-    title = f"{name}: {sampling.samples} samples given {sampling.knowledge.text()}"
+    title = f"{name}: {sampling.samples} samples given {sampling.given}"
     draw_posterior(folder / f"{name}.png", np.asarray(samples), truth, grid, title)
 
 
@@ -190,6 +190,13 @@ def _checked(options: Sample) -> "Drawing":
             raise UserError(f"{name} {number}: expected a number above 0")
     if options.background_blur is not None and options.background is None:
         raise UserError("--background-blur: says how smooth a --background is, and there is none: give it")
+    if options.guidance == "daps" and (options.sampler != "dpm" or options.stochastic):
+        raise UserError("--guidance daps: draws in a way of its own: leave --sampler and --stochastic out")
+    if options.well_iterations and options.guidance in ("physics", "sda", "moment-matching"):
+        raise UserError(
+            f"--well-iterations {options.well_iterations}: with --guidance {options.guidance} the values are put in "
+            "alone: leave it out, or take --guidance daps"
+        )
     if options.without == "gathers" and options.guidance == "none" and options.shots is not None:
         raise UserError("--shots: needs the gathers, which --without gathers leaves unused: give one of them")
     if options.figures is not None and options.figures.exists() and not options.figures.is_dir():
@@ -244,7 +251,7 @@ def _open(options: Sample, drawing: "Drawing") -> "Sampling":
     return Sampling(
         dataset,
         names,
-        Posterior(run, drawing),
+        Posterior(run, drawing, dataset.survey),
         knowledge,
         samples=options.samples,
         seed=options.seed,

@@ -8,22 +8,28 @@ import signal
 import subprocess
 import sys
 import time
+import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_support import RUN, write_run
+from sample_support import DENOISER, RUN, write_run
 from training_support import SURVEY, arrays, quick_environment, write_data
 
+from seisvel_jax.data.dataset import open_dataset
 from seisvel_jax.data.writers import write_openfwi, write_survey
 from seisvel_jax.diffusion.sampler import SamplerConfig
 from seisvel_jax.errors import UserError
 from seisvel_jax.inference import posterior as posterior_module
-from seisvel_jax.inference.posterior import Drawing, shares
+from seisvel_jax.inference.posterior import Drawing, Posterior, shares, solver_of
 from seisvel_jax.inference.pretrained import load
 from seisvel_jax.inference.refined import simulated
 from seisvel_jax.inference.sample_files import SampleFile
+from seisvel_jax.inference.sampling import Knowledge
+from seisvel_jax.inference.told import Cells, open_wells
 from seisvel_jax.sample import Sample, sample
+from seisvel_jax.survey import Boundary, ricker
 from seisvel_jax.training import runs
 
 COUNT = 3
@@ -188,6 +194,40 @@ def test_data_on_a_finer_grid_get_models_on_theirs_and_wells_stay_exact(options,
     np.testing.assert_allclose(between, around.mean(1), rtol=1e-5)
 
 
+def test_columns_of_another_truth_are_other_wells(data, tmp_path):
+    """The gathers unchanged, a velocity file written anew between two commands: the first one's draws do not count."""
+    dataset = open_dataset(shutil.copytree(data, tmp_path / "data"))
+    before = open_wells("1,6", dataset, dataset.names).fingerprint
+    assert open_wells("1,6", dataset, dataset.names).fingerprint == before
+    velocity = sorted((tmp_path / "data" / "model").glob("*.npy"))[0]
+    np.save(velocity, np.load(velocity, allow_pickle=False) + 10)
+    assert open_wells("1,6", open_dataset(tmp_path / "data"), dataset.names).fingerprint != before
+
+
+def test_guidance_solves_with_the_wavelet_and_the_boundary_of_the_gathers():
+    """Gathers of another wavelet behind another boundary, at half the time step: on the run's grid and times."""
+    boundary = Boundary("pml", 100.0, (70.0, 70.0))
+    other = replace(SURVEY, wavelet=ricker(10.0, 4e-3, 32, 0.06), boundary=boundary).resampled(spacing=5.0, dt=2e-3)
+    solver = solver_of(SURVEY, other)
+    assert (solver.grid, solver.nt, solver.boundary) == (SURVEY.grid, SURVEY.nt, boundary)
+    np.testing.assert_allclose(solver.wavelet, ricker(10.0, 4e-3, 32, 0.06), atol=0.05)
+    np.testing.assert_array_equal(solver_of(SURVEY, SURVEY).wavelet, SURVEY.wavelet)
+    drawn = Drawing(guidance="sda")
+    run = types.SimpleNamespace(
+        survey=SURVEY, params=np.zeros(1), config=types.SimpleNamespace(members=1, denoiser=DENOISER, process="edm")
+    )
+    plan = Posterior(run, drawn, other)._plan
+    assert plan is not None and plan.boundary == boundary
+    assert Posterior(run, drawn)._plan.boundary == SURVEY.boundary
+
+
+def test_what_is_given_is_said_in_words():
+    water = Cells.none(SURVEY.grid)
+    assert Knowledge().text(pulled=False) == "gathers"
+    assert Knowledge(gathers=False).text(pulled=False).startswith("nothing")
+    assert Knowledge(gathers=False, water=water).text(pulled=True) == "gathers through the wave solver, water"
+
+
 @pytest.mark.slow
 def test_water_of_the_background_is_kept(options, tmp_path):
     background = np.full((COUNT, 8, 8), 2000, np.float32)
@@ -223,6 +263,9 @@ def test_water_of_the_background_is_kept(options, tmp_path):
         ({"samples": 0}, "--samples: 0"),
         ({"shard": (3, 3)}, "expected I N"),
         ({"shots": "2"}, "shot 2, expected 0 to 1"),
+        ({"guidance": "daps", "stochastic": 1.0}, "--guidance daps: draws in a way of its own"),
+        ({"guidance": "daps", "sampler": "heun"}, "--guidance daps: draws in a way of its own"),
+        ({"guidance": "physics", "well_iterations": 2}, "--well-iterations 2: with --guidance physics"),
         ({"without": "gathers", "shots": "1"}, "--shots: needs the gathers"),
         ({"water": 1000.0}, "--water 1000"),
         ({"weight": float("nan")}, "--weight nan"),
@@ -278,8 +321,6 @@ def test_a_run_predicts_and_its_samples_start_a_refinement(run, data, options, t
     # The noise is keyed by the gathers: alone, and in another order, the same.
     np.testing.assert_allclose(predictor.predict_members(gathers[::-1])[:, 1], members[:, 0], atol=0.05)
     assert np.abs(members[0] - members[1]).mean() > 1
-
-    from seisvel_jax.data.dataset import open_dataset
 
     sample(options())
     starts, _ = open_starts(Refine(data, tmp_path / "out.npz", tmp_path / "refined.npy"), open_dataset(data), COUNT)

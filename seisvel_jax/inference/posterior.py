@@ -118,8 +118,11 @@ class Job:
 class Posterior:
     """A diffusion run to draw from."""
 
-    def __init__(self, run: "DiffusionRun", drawing: Drawing | None = None):
-        """Raises UserError where the drawing asks for what the run or its grid cannot give."""
+    def __init__(self, run: "DiffusionRun", drawing: Drawing | None = None, recorded: Survey | None = None):
+        """`recorded`: of the gathers, whose wavelet and boundary guide (default: the run's own).
+
+        Raises UserError where the drawing asks for what the run or its grid cannot give.
+        """
         drawing = drawing or Drawing()
         self.run, self.drawing, self.survey = run, drawing, run.survey
         self.members = run.config.members
@@ -127,7 +130,9 @@ class Posterior:
         self.process = process_of(run.config.process)
         self._mesh = Mesh(np.asarray(jax.local_devices()), ("job",))
         self._params = jax.device_put(run.params, NamedSharding(self._mesh, PartitionSpec()))
-        self._plan = _plan(run.survey, self.scale) if drawing.guidance is not None else None
+        self._plan: Plan | None = None
+        if drawing.guidance is not None:
+            self._plan = _plan(solver_of(run.survey, recorded or run.survey), self.scale)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -268,7 +273,7 @@ def as_ensemble(run: "DiffusionRun", samples: int = AS_MEMBERS) -> Ensemble:
         weights=np.full(samples, 1 / samples),
         postprocess={},
         names=tuple(f"sample/{number}" for number in range(samples)),
-        fingerprint=f"{posterior.fingerprint} {samples} samples",
+        fingerprint=f"{posterior.fingerprint} {samples} samples, temperature {run.temperature!r}",
     )
 
 
@@ -285,6 +290,15 @@ def gathered(parts: list[tuple[int, list[int]]], found: Sequence[np.ndarray], sa
 def shots_of(gathers: np.ndarray) -> np.ndarray:
     """`[source]` float32: 0 for a shot without any signal, which was not recorded."""
     return np.any(gathers != 0, axis=(1, 2)).astype(np.float32)
+
+
+def solver_of(trained: Survey, recorded: Survey) -> Survey:
+    """The grid and times that a run was trained on, with the wavelet and the boundary by which gathers were made."""
+    same = recorded.resampled(spacing=trained.grid.spacing, dt=trained.dt)
+    rows = min(trained.nt, same.wavelet.shape[-1])
+    wavelet = np.zeros((*same.wavelet.shape[:-1], trained.nt), np.float32)
+    wavelet[..., :rows] = same.wavelet[..., :rows]
+    return dataclasses.replace(trained, wavelet=wavelet, boundary=same.boundary)
 
 
 def _plan(survey: Survey, scale: Scale) -> Plan:

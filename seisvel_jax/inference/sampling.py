@@ -64,12 +64,11 @@ class Knowledge:
         if outside:
             raise UserError(f"--shots: shot {outside[0]}, expected 0 to {count - 1}")
 
-    def text(self) -> str:
-        """In words, for the user."""
-        told = []
-        if self.gathers:
-            told.append("gathers" if self.shots is None else f"shots {', '.join(map(str, self.shots))} of the gathers")
-        told += [name for name in ("wells", "background") if getattr(self, name) is not None]
+    def text(self, *, pulled: bool) -> str:
+        """In words, for the user; `pulled` by the gathers through the wave solver."""
+        gathers = "gathers" if self.shots is None else f"shots {', '.join(map(str, self.shots))} of the gathers"
+        told = [gathers] * self.gathers + [f"{gathers} through the wave solver"] * pulled
+        told += [name for name in ("wells", "background", "water") if getattr(self, name) is not None]
         told += [f"family {self.family}"] if self.family is not None else []
         return ", ".join(told) or "nothing: these are samples of the prior"
 
@@ -97,6 +96,11 @@ class Sampling:
                 f"{self.dataset.path}: gathers of another experiment than the run ('{run.survey.name}') was trained "
                 f"on: {difference}; sample with a run trained for them"
             )
+
+    @property
+    def given(self) -> str:
+        """What the samples are given, in words."""
+        return self.knowledge.text(pulled=self.posterior.drawing.guidance is not None)
 
     @functools.cached_property
     def parts(self) -> list[tuple[int, list[int]]]:

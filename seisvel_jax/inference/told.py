@@ -74,8 +74,8 @@ def averaged(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, grid: Gr
 class Columns:
     """Whole columns of the data set's own velocity, as if a well had been drilled there."""
 
-    def __init__(self, text: str, dataset: "Dataset"):
-        """`text` is `0,24,48`. Raises UserError."""
+    def __init__(self, text: str, dataset: "Dataset", count: int):
+        """`text` is `0,24,48`; the first `count` samples are read at once. Raises UserError."""
         try:
             columns = sorted({int(word) for word in text.split(",")})
         except ValueError:
@@ -92,7 +92,10 @@ class Columns:
                 "expected the name of a .csv of logs (x,depth,velocity)"
             )
         self.columns, self._dataset = columns, dataset
-        self.fingerprint = f"columns {columns}"
+        digest = hashlib.sha256(repr(columns).encode())
+        for index in range(count):
+            digest.update(dataset.velocity(index)[:, columns].tobytes())
+        self.fingerprint = digest.hexdigest()
 
     def __call__(self, index: int) -> Cells:
         """The logs of one sample."""
@@ -170,7 +173,7 @@ Wells = Columns | Logs
 
 def open_wells(text: str, dataset: "Dataset", names: Sequence[str]) -> Wells:
     """`--wells`: numbers of columns, or the name of a file of logs. Raises UserError."""
-    return Logs(Path(text), dataset, names) if text.lower().endswith(".csv") else Columns(text, dataset)
+    return Logs(Path(text), dataset, names) if text.lower().endswith(".csv") else Columns(text, dataset, len(names))
 
 
 class Background:
