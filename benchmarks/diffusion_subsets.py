@@ -123,10 +123,10 @@ def judged_models(run: DiffusionRun, count: int, genuine: Path, keep: Path) -> d
         say(f"{genuine}: not there; the genuine maps are left out")
         return judged
     maps = np.load(genuine / "curvefault_b_maps_0to4_vel.npy", allow_pickle=False)[:, 0].astype(np.float32)
-    pair = [np.load(genuine / f"curvefault_b_sample0_{what}.npy", allow_pickle=False) for what in ("seis", "vel")]
+    seis, vel = (np.load(genuine / f"curvefault_b_sample0_{what}.npy", allow_pickle=False) for what in ("seis", "vel"))
     gathers = np.array(propagate(maps, survey, max_velocity=4500.0))
     known = families.index("curvefault-b") + 1 if "curvefault-b" in families else 0
-    for name, own, velocity in (("genuine maps", gathers, maps), ("genuine pair", pair[0], pair[1][:, 0])):
+    for name, own, velocity in (("genuine maps", gathers, maps), ("genuine pair", seis, vel[:, 0])):
         resampled = np.stack([resample_gathers(one, survey.dt, run.survey) for one in own.astype(np.float32)])
         resampled[:, :, -1] = 0
         family = np.full(len(velocity), known, np.int32)
@@ -193,7 +193,7 @@ def drawn_all(draw: Callable, told: Condition, key: int = 0) -> np.ndarray:
     return np.concatenate(found, axis=1)
 
 
-def scores(samples: np.ndarray, truth: np.ndarray, temperature: float = 1.0) -> dict[str, float]:
+def scores(samples: np.ndarray, truth: np.ndarray, temperature: float = 1.0) -> dict[str, Any]:
     """Of samples `[sample, model, depth, x]`: their mean's errors, CRPS, coverage of the central 90 % intervals."""
     plain, warm = Calibration(len(truth)), Calibration(len(truth))
     for row, velocity in enumerate(truth):
@@ -209,9 +209,10 @@ def scores(samples: np.ndarray, truth: np.ndarray, temperature: float = 1.0) -> 
     }
 
 
-def errors(velocity: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Mean over the models."""
+def errors(velocity: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """Mean over the models, and the MAE of each."""
     return {
+        "maes": [float(one) for one in mae(velocity, truth)],
         "mae": float(mae(velocity, truth).mean()),
         "rmse": float(rmse(velocity, truth).mean()),
         "ssim": float(np.mean([ssim(one, true) for one, true in zip(velocity, truth)])),
@@ -494,20 +495,25 @@ def _others(found: dict, name: str) -> list[str]:
 
 
 def monotone(found: dict, families: tuple[str, ...]) -> str:
-    """Where one source more does not lower the mean MAE of the held-out models."""
-    means = {
-        frozenset(chosen): float(np.mean([found[" + ".join(chosen) or "nothing"][name]["mae"] for name in families]))
-        for chosen in SETS
-    }
-    pairs = [(less, more) for less in means for more in means if less < more and len(more) == len(less) + 1]
-    worse = [
-        f"{' + '.join(s for s in SOURCES if s in less) or 'nothing'} and {' + '.join(more - less)}: "
-        f"{means[less]:.1f} to {means[more]:.1f} m/s"
-        for less, more in pairs
-        if means[more] > means[less]
-    ]
+    """Where one source more does not lower the mean MAE of the held-out models, and how sure that is."""
+
+    def maes(chosen: frozenset) -> np.ndarray:
+        of = found[" + ".join(source for source in SOURCES if source in chosen) or "nothing"]
+        return np.concatenate([of[name]["maes"] for name in families])
+
+    chosen = [frozenset(one) for one in SETS]
+    pairs = [(less, more) for less in chosen for more in chosen if less < more and len(more) == len(less) + 1]
+    gains = {(less, more): maes(less) - maes(more) for less, more in pairs}
+    worse = []
+    for (less, more), gain in gains.items():
+        if gain.mean() < 0:
+            error = gain.std(ddof=1) / np.sqrt(len(gain))
+            told = " + ".join(source for source in SOURCES if source in less) or "nothing"
+            worse.append(f"{told} and {' + '.join(more - less)}: {-gain.mean():.1f} more, standard error {error:.1f}")
+    mean = np.mean([gain.mean() for gain in gains.values()])
     said = (
-        f"One source more lowers the mean MAE of the held-out models in {len(pairs) - len(worse)} of {len(pairs)} cases"
+        f"One source more lowers the mean MAE of the held-out models in {len(pairs) - len(worse)} of {len(pairs)} "
+        f"cases, by {mean:.0f} m/s on average over all"
     )
     return f"{said}." if not worse else f"{said}; not: {'; '.join(worse)}."
 

@@ -157,7 +157,8 @@ class Denoiser(nnx.Module):
         """Gathers `[batch, source, time, receiver]` of which `shots` `[batch, source]` (1 or 0) are known."""
         tokens, velocity = self.gathers.read(gathers, shots, survey, key)
         known = jnp.max(shots, axis=1)[:, None, None]
-        return Heard(tokens, Scale(self.config.bounds).to_unit(velocity) * known, jnp.mean(shots, axis=1))
+        guess = jnp.asarray(Scale(self.config.bounds).to_unit(velocity)) * known
+        return Heard(tokens, guess, jnp.mean(shots, axis=1))
 
     def encode(self, condition: Condition, survey: Survey, key: jax.Array | None = None) -> Encoded:
         """What the network needs of a condition. Sampling many times from one, do this once."""
