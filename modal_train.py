@@ -4,8 +4,9 @@
     modal run --detach modal_train.py::app.train CONFIG --data.path /data/train --workdir /runs/first --gpu H100
     modal run modal_train.py::app.{inspect,pack,simulate,train,resume,predict,refine,sample,submit,tensorboard} WORDS
 
-WORDS are those of `python -m seisvel_jax.NAME`, with the volumes at /data, /runs and /results, and besides
---gpu NAME[:COUNT] and --shards N (containers that simulate, predict, refine or sample). What is computed is theirs.
+WORDS are those of `python -m seisvel_jax.NAME` (train_diffusion where CONFIG is for it), with the volumes at /data,
+/runs and /results, and besides --gpu NAME[:COUNT] and --shards N (containers that simulate, predict, refine or sample).
+What is computed is theirs.
 """
 
 import contextlib
@@ -170,15 +171,20 @@ def run_train(
 ) -> int | str:
     """Train, or go on; the exit code, or the id of the call that goes on: with training, or with the submission `then`.
 
-    SIGINT (a preemption) saves, commits and is raised again, upon which Modal starts this same call elsewhere.
+    `config` is that of an ensemble or of a diffusion model. SIGINT (a preemption) saves, commits and is raised again,
+    upon which Modal starts this same call elsewhere.
     """
-    from seisvel_jax.config import from_dict
+    from seisvel_jax import config as configs
     from seisvel_jax.train import train
-    from seisvel_jax.training.dry_run import dry_run as tell
+    from seisvel_jax.train_diffusion import train_diffusion
+    from seisvel_jax.training import dry_run as tell
 
     def main() -> None:
-        values: Any = from_dict(config)
-        print(json.dumps(tell(values) if dry_run else train(values, Path(workdir), on_commit=runs.commit)))
+        kind, run, say_needs = configs.Config, train, tell.dry_run
+        if configs.is_diffusion(config):
+            kind, run, say_needs = configs.DiffusionConfig, train_diffusion, tell.dry_run_diffusion
+        values = configs.from_dict(config, kind=kind)
+        print(json.dumps(say_needs(values) if dry_run else run(values, Path(workdir), on_commit=runs.commit)))
 
     with interrupted_after(STOP_AFTER) as time_is_up:
         try:
@@ -387,19 +393,31 @@ def wait(call: modal.FunctionCall) -> int:
         name, call = answer, modal.FunctionCall.from_id(answer)
 
 
-def training_options(words: Sequence[str]) -> Any:
-    """The train command's options. Without a config file they are those that the run in --workdir began with."""
-    from seisvel_jax.train import parse
+def parse_training(words: list[str]) -> Any:
+    """The options of the command that the config file in front is for: train, or train_diffusion."""
+    from seisvel_jax import train, train_diffusion
+    from seisvel_jax.config import DiffusionConfig, is_diffusion, load_config_file
 
+    command = train  # which refuses what is no config
+    with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError):
+        if words[0].endswith(".json"):
+            command = (train, train_diffusion)[is_diffusion(json.loads(Path(words[0]).read_bytes())["config"])]
+        elif load_config_file(words[0], DiffusionConfig):
+            command = train_diffusion
+    return command.parse(words)
+
+
+def training_options(words: Sequence[str]) -> Any:
+    """The training command's options. Without a config file they are those that the run in --workdir began with."""
     if words and not words[0].startswith("-"):
-        options = parse(list(words))
+        options = parse_training(list(words))
     else:
         workdir = take(Run, words)[0].workdir
         inner = check_there(workdir / "config.json", RUNS, "--workdir").removeprefix(RUNS)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "config.json"
             path.write_bytes(b"".join(runs.read_file(inner)))
-            options = parse([str(path), *words])
+            options = parse_training([str(path), *words])
     if options.distributed:
         raise UserError("--distributed: a call has one container; several GPUs of it are used together: --gpu H100:4")
     check_under(options.workdir, RUNS, "--workdir")
@@ -408,7 +426,7 @@ def training_options(words: Sequence[str]) -> Any:
         check_there(folder, DATA, "--data.path")
     if online is not None and online.survey.endswith(".json"):
         check_there(online.survey, DATA, "--data.online.survey")
-    if options.config.first_stage:
+    if getattr(options.config, "first_stage", None):  # a diffusion model has none
         check_there(options.config.first_stage.checkpoint, RUNS, "--first-stage.checkpoint")
     return options
 
@@ -465,7 +483,7 @@ def main(own: OnModal, words: list[str]) -> int:
 
 @part
 def train(own: OnModal, words: list[str]) -> int:
-    """Train, or go on: CONFIG --data.path /data/D --workdir /runs/W and any field of the config."""
+    """Train what CONFIG is of, or go on: CONFIG --data.path /data/D --workdir /runs/W and any field of the config."""
     if not words or words[0].startswith("-"):
         raise UserError("expected the config file first, e.g. configs/speed_and_structure.py; resume goes without")
     return start_training(training_options(words), own)

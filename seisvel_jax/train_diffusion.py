@@ -161,6 +161,8 @@ class Options:
     config: Annotated[DiffusionConfig, tyro.conf.arg(name="")]
     workdir: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """Where checkpoints, metrics and figures go; an earlier run there goes on."""
+    dry_run: bool = False
+    """Only tell what the run needs: parameters, FLOPs, memory, devices, estimated speed. Writes nothing."""
     distributed: bool = False
     """One of several processes of a cluster (SLURM, Open MPI, Kubernetes, Cloud TPU); see docs/devices.md."""
 
@@ -192,11 +194,16 @@ def main() -> int:
         return 0 if arguments else 2
     options = parse(arguments)
     with together(options.distributed):
-        try:
-            result = train_diffusion(options.config, options.workdir)
-        except Interrupted as stopped:
-            say(f"{options.workdir}: {stopped}")
-            return stopped.exit_code
+        if options.dry_run:
+            from seisvel_jax.training.dry_run import dry_run_diffusion
+
+            result = dry_run_diffusion(options.config)
+        else:
+            try:
+                result = train_diffusion(options.config, options.workdir)
+            except Interrupted as stopped:
+                say(f"{options.workdir}: {stopped}")
+                return stopped.exit_code
         if is_first():
             print(json.dumps(result), flush=True)
     return 0

@@ -12,16 +12,19 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental import multihost_utils
+from sample_support import RUN
 from training_support import CONFIG, LIGHT, MODEL, SURVEY
 
 from seisvel_jax import train as train_module
+from seisvel_jax import train_diffusion as diffusion_module
 from seisvel_jax.config import differences, to_dict
 from seisvel_jax.config import replace as change
+from seisvel_jax.data.online import OnlineConfig
 from seisvel_jax.errors import UserError
 from seisvel_jax.models.config import GroupConfig
 from seisvel_jax.training import memory
 from seisvel_jax.training.checkpoint import read_metadata, step_folders
-from seisvel_jax.training.dry_run import dry_run
+from seisvel_jax.training.dry_run import dry_run, dry_run_diffusion
 from seisvel_jax.training.memory import Memory, lower_step, memory_limit, memory_of, out_of_memory_explained
 from seisvel_jax.training.mesh import choose_shape, my_rows, one_device
 from seisvel_jax.training.state import abstract_params
@@ -195,6 +198,76 @@ def test_a_dry_run_that_does_not_fit_says_what_to_lower(programs, data, monkeypa
     monkeypatch.setattr("seisvel_jax.training.dry_run.advice", lambda *words: f"give {words[-1]}")
     assert dry_run(change(LIGHT, data__path=str(data)))["advice"] == "give 1000"
     assert "does not fit: give 1000" in capsys.readouterr().err
+
+
+DIFFUSION = replace(
+    RUN, denoiser=replace(RUN.denoiser, encoder=replace(MODEL, encoder_layers=0, dropout=0.0)), members=1, batch_size=4
+)
+
+
+def test_dry_run_of_a_diffusion_model_tells_and_leaves_nothing(programs, data, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "c.py"
+    file.write_text("from test_devices import DIFFUSION as config\n")
+    run = tmp_path / "run"
+    words = ["train_diffusion", str(file), "--data.path", str(data), "--workdir", str(run), "--dry-run"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert diffusion_module.main() == 0
+    assert not run.exists()
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    _, (params,) = abstract_params(DIFFUSION.groups, SURVEY)
+    member = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert found["parameters"] == [member] and found["mesh"] == {"data": 1, "member": 1} and found["advice"] == ""
+    assert 16 * member <= found["state_bytes"] < 16 * member + 30_000
+    assert found["peak_bytes"] > found["state_bytes"]
+    assert found["flop_a_step"] > 6 * DIFFUSION.batch_size * member
+    assert found["seconds_a_step_at_least"] == pytest.approx(found["flop_a_step"] / found["matmul_flop_a_second"])
+    assert found["samples_a_second_at_most"] == pytest.approx(4 / found["seconds_a_step_at_least"])
+    assert "online_samples_a_second" not in found
+    for words in (f"members     1 of {member:,} parameters", "FLOP", "GiB", "XLA's analysis", "s a step at least"):
+        assert words in said.err
+
+
+class Lowered:
+    """A step that needs 600 bytes."""
+
+    def cost_analysis(self):
+        return {"flops": 1e6}
+
+    def compile(self):
+        return self
+
+    def memory_analysis(self):
+        sizes = {"argument": 400, "temp": 200, "output": 300, "alias": 300, "generated_code": 0}
+        return SimpleNamespace(**{f"{name}_size_in_bytes": size for name, size in sizes.items()})
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(600, True), (599, False), (None, True)])
+def test_a_diffusion_model_that_does_not_fit_is_told_with_a_cure(limit, fits, data, monkeypatch, capsys):
+    monkeypatch.setattr("seisvel_jax.training.dry_run.memory_limit", lambda device: limit)
+    monkeypatch.setattr("seisvel_jax.training.dry_run.lower_diffusion_step", lambda *words: Lowered())
+    found = dry_run_diffusion(change(DIFFUSION, data__path=str(data)))
+    assert (found["advice"] == "") == fits and found["peak_bytes"] == 600 and found["flop_a_step"] == 1e6
+    assert ("does not fit: give --denoiser.encoder.remat, a smaller --batch-size" in capsys.readouterr().err) != fits
+
+
+@pytest.mark.parametrize(("pool", "often"), [(0, "2 s of every step"), (10, "5 s for the 10 of the pool, once")])
+def test_dry_run_of_a_diffusion_model_times_its_simulation(pool, often, monkeypatch, capsys):
+    """As training draws: with the families' labels, and a pool at the experiment's own sampling."""
+    drawn = []
+
+    def seconds(simulated, rows):
+        drawn.append((simulated.survey.dt, simulated.numbers, rows))
+        return 2.0
+
+    monkeypatch.setattr("seisvel_jax.training.dry_run.simulation_seconds", seconds)
+    monkeypatch.setattr("seisvel_jax.training.dry_run.lower_diffusion_step", lambda *words: Lowered())
+    online = OnlineConfig(survey="openfwi", family="flatvel-a,curvefault-b", pool=pool)
+    labels = replace(DIFFUSION.denoiser, families=("curvefault-b",))
+    config = replace(DIFFUSION, data=replace(DIFFUSION.data, online=online, dt=2e-3 if pool else None), denoiser=labels)
+    assert dry_run_diffusion(config)["online_samples_a_second"] == 2
+    assert drawn == [(1e-3, (0, 1), 4)]
+    assert often in capsys.readouterr().err
 
 
 class Linear:

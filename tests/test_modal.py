@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from modal_support import MARKS, ROOT, SOURCE, TINY_CONFIG, Service, can_make_containers, modal, modal_train
+from sample_support import RUN
 from training_support import CONFIG, quick_environment, write_data
 
+from seisvel_jax.config import DiffusionConfig, to_dict
 from seisvel_jax.config import replace as change
 from seisvel_jax.data.online import OnlineConfig
 
@@ -192,6 +194,10 @@ class Listing:
     def __init__(self, *names):
         self.names = names
 
+    def read_file(self, path):
+        assert path == "/first/config.json"
+        yield json.dumps({"config": to_dict(RUN)}).encode()
+
     def listdir(self, path):
         if path.strip("/") not in self.names:
             raise modal.exception.NotFoundError("No such file or directory")
@@ -214,9 +220,20 @@ from seisvel_jax.config import replace
 from seisvel_jax.data.online import OnlineConfig
 config = replace(CONFIG, data__online=OnlineConfig(survey="openfwi"))
 """
+DIFFUSION_CONFIG = "from sample_support import RUN as config\n"
 TRAIN = ["--data.path", "/data/train", "--workdir", "/runs/first"]
 PREDICT = ["--checkpoint", "/runs/first", "--data", "/data/test", "--output", "/results/a.npz"]
 REFINE = ["--data", "/data/test", "--output", "/results/a.npz"]
+
+
+def refused(name, words, capsys):
+    """What is said."""
+    with pytest.raises(SystemExit) as left:
+        entrypoint = getattr(modal_train, name)
+        (entrypoint.info.raw_f if name == "main" else entrypoint)(*words)
+    assert left.value.code == 2
+    printed = capsys.readouterr()
+    return printed.err + printed.out
 
 
 @pytest.mark.parametrize(
@@ -263,13 +280,7 @@ REFINE = ["--data", "/data/test", "--output", "/results/a.npz"]
     ],
 )
 def test_mistakes_are_found_before_anything_is_spawned(offline, name, words, said, capsys):
-    words = [offline if word == "CONFIG" else word for word in words]
-    with pytest.raises(SystemExit) as left:
-        entrypoint = getattr(modal_train, name)
-        (entrypoint.info.raw_f if name == "main" else entrypoint)(*words)
-    assert left.value.code == 2
-    printed = capsys.readouterr()
-    assert said in printed.err + printed.out
+    assert said in refused(name, [offline if word == "CONFIG" else word for word in words], capsys)
 
 
 def test_words_reach_the_call_as_the_local_command_reads_them(offline, monkeypatch):
@@ -320,3 +331,69 @@ def test_words_reach_the_call_as_the_local_command_reads_them(offline, monkeypat
             getattr(modal_train, name)(*given, "--gpu", "L4", "--shards", "5")
         assert left.value.code == 0
         assert spawned.pop() == (None, (name, given, 5, "L4")) and not spawned
+
+
+class Spawned(list):
+    """A function that keeps what it is called with."""
+
+    def spawn(self, *arguments):
+        self.append(arguments)
+
+
+def test_a_diffusion_config_is_trained_resumed_and_submitted_like_any_other(offline, monkeypatch):
+    """By main, by train, from a run's config.json given as the config file, and from the one on the volume."""
+    from seisvel_jax.config import from_dict
+
+    trained, inspected = Spawned(), Spawned()
+    monkeypatch.setattr(modal_train, "run_train", trained)
+    monkeypatch.setattr(modal_train, "run_inspect", inspected)
+    monkeypatch.setattr(modal_train, "wait", lambda call: 0)
+    volume = Listing("first", "first/config.json")
+    monkeypatch.setattr(modal_train, "runs", volume)
+    monkeypatch.setitem(modal_train.VOLUMES, "/runs", volume)
+    saved = Path(offline).with_name("config.json")
+    saved.write_text(json.dumps({"config": to_dict(RUN)}))
+    Path(offline).write_text(DIFFUSION_CONFIG)
+    starts = (
+        (modal_train.main.info.raw_f, [offline]),
+        (modal_train.train, [offline, "--dry-run"]),
+        (modal_train.train, [str(saved)]),
+        (modal_train.resume, []),
+    )
+    for start, words in starts:
+        with pytest.raises(SystemExit) as left:
+            start(*words, *TRAIN, "--condition.drop-shot", "0.5")
+        assert left.value.code == 0
+    submitted = "--checkpoint /runs/first --data /data/test --output /results/first.npz --tta --post-process"
+    assert [call[3] for call in trained] == [("predict", submitted.split(), 8), None, None, None]
+    assert [call[4] for call in trained] == [False, True, False, False] and inspected == [(["/data/train"],)]
+    for config, workdir, *_ in trained:
+        assert workdir == "/runs/first"
+        wanted = change(RUN, data__path="/data/train", condition__drop_shot=0.5)
+        assert from_dict(config, kind=DiffusionConfig) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("main", [*TRAIN, "--test", "/data/hidden"], "/data/hidden"),
+        ("main", [*TRAIN, "--first-stage.checkpoint", "/runs/first"], "first-stage"),
+        ("train", [*TRAIN, "--denoiser.layers", "0"], "layers"),
+        ("train", [*TRAIN[:1], "/data/absent", *TRAIN[2:]], "modal volume put"),
+        ("train", [*TRAIN, "--distributed"], "--distributed"),
+    ],
+)
+def test_mistakes_with_a_diffusion_config_are_found_before_anything_is_spawned(offline, name, words, said, capsys):
+    Path(offline).write_text(DIFFUSION_CONFIG)
+    assert said in refused(name, [offline, *words], capsys)
+
+
+@pytest.mark.parametrize("text", ["config = 1", "1 / 0", None])
+def test_a_file_that_is_no_config_is_refused_by_its_name(offline, text, capsys):
+    Path(offline).unlink()
+    if text is not None:
+        Path(offline).write_text(text)
+    assert f"{offline}: " in refused("train", [offline, *TRAIN], capsys)
+    path = Path(offline).with_suffix(".json")
+    path.write_text('{"config": {"denoiser": {"layers": "many"}}}')
+    assert "not a config of this version" in refused("train", [str(path), *TRAIN], capsys)

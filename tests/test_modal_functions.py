@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 from modal_support import MARKS, ROOT, modal, modal_train
+from sample_support import RUN
 from training_support import CONFIG, SURVEY, assert_same_state, quick_environment
 
 from seisvel_jax.config import replace as change
@@ -103,6 +104,32 @@ def test_a_users_mistake_is_an_answer_and_is_not_retried(tmp_path, capsys):
     assert "absent" in capsys.readouterr().err
     with pytest.raises(RuntimeError):
         modal_train.exit_code(lambda: (_ for _ in ()).throw(RuntimeError("CUDA")))
+
+
+def test_a_diffusion_config_is_trained_by_its_own_command(monkeypatch, tmp_path, capsys):
+    """With the volume's commit; told without it; preempted, it leaves as an interruption that Modal starts anew."""
+    from seisvel_jax.training.signals import Interrupted
+
+    volume, trained = Committed(), []
+    monkeypatch.setattr(modal_train, "runs", volume)
+
+    def train(config, workdir, *, on_commit):
+        trained.append((config, workdir))
+        on_commit()
+        if len(trained) == 2:
+            raise Interrupted(signal.SIGINT)
+        return {"step": 7}
+
+    monkeypatch.setattr("seisvel_jax.train_diffusion.train_diffusion", train)
+    monkeypatch.setattr("seisvel_jax.training.dry_run.dry_run_diffusion", lambda config: {"told": config.name})
+    arguments = (to_dict(RUN), str(tmp_path), None, None)
+    assert modal_train.run_train.local(*arguments) == 0 and volume.commits == 2
+    assert json.loads(capsys.readouterr().out) == {"step": 7}
+    with pytest.raises(KeyboardInterrupt):
+        modal_train.run_train.local(*arguments)
+    assert trained == [(RUN, tmp_path)] * 2 and volume.commits == 3
+    assert modal_train.run_train.local(*arguments, True) == 0 and len(trained) == 2
+    assert json.loads(capsys.readouterr().out) == {"told": "tiny"}
 
 
 def test_a_chain_of_calls_is_followed_to_its_end(monkeypatch, capsys):

@@ -80,7 +80,7 @@ def open_source(config: Config | DiffusionConfig, mesh: Mesh, keep: Path | None 
     drawn = 0 if online is None or online.pool else online.rows(config.batch_size)
     stored = config.batch_size - drawn
     labels = config.denoiser.families if isinstance(config, DiffusionConfig) else None
-    simulated = None if online is None else Simulated(online, _solved(data, survey), data.seed, mesh, labels)
+    simulated = None if online is None else Simulated(online, solved_survey(data, survey), data.seed, mesh, labels)
 
     training = validation = NOBODY
     family = None
@@ -168,7 +168,7 @@ def dataset_and_survey(config: Config | DiffusionConfig) -> tuple[Dataset | None
     return dataset, training_survey(dataset, data)
 
 
-def _solved(data: DataConfig, survey: Survey) -> Survey:
+def solved_survey(data: DataConfig, survey: Survey) -> Survey:
     """The survey that samples are simulated with: that of the batches, or, for a pool, at the experiment's own times.
 
     OpenFWI's files begin one step after the shot, so that its rows at another sampling are of other times: those are
