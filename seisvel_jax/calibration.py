@@ -66,7 +66,9 @@ def coverage(histogram: np.ndarray, level: float) -> float:
     """Share of truths inside the central interval of probability `level`, by the histogram of ranks `[n + 1]`.
 
     Rank r of n samples stands for the probabilities r / (n + 1) to (r + 1) / (n + 1), so that calibrated samples cover
-    `level` exactly, however few they are (the plain quantiles of 16 samples cover 79 % for 90 %).
+    `level` exactly, however few they are (the plain quantiles of 16 samples cover 79 % for 90 %). Few samples tell less
+    of a wrong spread, for the share that one end bin is counted with is never 0: of samples half as wide as they should
+    be 8 say 78 %, 16 66 %, 100 59 % for 90 %, and a single one says 90 % whatever it is.
     """
     edges = np.linspace(0, 1, len(histogram) + 1)
     low, high = (1 - level) / 2, (1 + level) / 2

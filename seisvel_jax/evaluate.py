@@ -268,9 +268,10 @@ def _print_table(scores: dict[str, Any]) -> None:
     if "calibration" in scores:
         found = scores["calibration"]
         covered = ", ".join(f"{100 * found['coverage'][level]:.1f}" for level in ("0.5", "0.9", "0.95"))
+        intervals = f"intervals of 50, 90, 95 % cover {covered} %; " * (found["samples"] > 1)
         print(
-            f"{found['samples']} samples each: CRPS {found['crps']:.1f} m/s; intervals of 50, 90, 95 % cover "
-            f"{covered} %; spread {found['spread']:.1f}, RMSE of the mean {found['rmse_of_mean']:.1f} m/s; "
+            f"{found['samples']} samples each: CRPS {found['crps']:.1f} m/s; {intervals}"
+            f"spread {found['spread']:.1f}, RMSE of the mean {found['rmse_of_mean']:.1f} m/s; "
             f"a temperature of {found['temperature']:.2f} would score best here"
         )
     depths, mape = np.asarray(scores["by_depth"]["depth"]), np.asarray(scores["by_depth"]["mape"])

@@ -62,6 +62,12 @@ def test_ranks_of_calibrated_samples_are_uniform_and_cover_exactly(count):
         assert coverage(histogram, level) == pytest.approx(level, abs=0.01)
 
 
+@pytest.mark.parametrize(("count", "said"), [(1, 0.9), (8, 0.777), (16, 0.662), (100, 0.594)])
+def test_few_samples_tell_less_of_a_spread_that_is_half_of_what_it_should_be(count, said):
+    samples, truth, *_ = draws(count, width=0.5)
+    assert coverage(rank_histogram(samples, truth), 0.9) == pytest.approx(said, abs=0.01)
+
+
 def test_coverage_by_hand():
     """Of ranks 0..9 the outermost two stand for 0 to 10 % and 90 to 100 %: half of them is inside 5 to 95 %."""
     outside = np.asarray([3.0, 0, 0, 0, 0, 0, 0, 0, 0, 3.0])

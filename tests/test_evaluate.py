@@ -188,6 +188,12 @@ def test_samples_are_scored_by_their_mean_and_their_calibration(truth, tmp_path,
     assert "24 samples each: CRPS" in capsys.readouterr().out
     cooler = evaluate(Evaluate(path, truth, temperature=found["temperature"]))["calibration"]
     assert cooler["crps"] < found["crps"] and cooler["coverage"]["0.9"] == pytest.approx(0.9, abs=0.03)
+    assert "intervals of" in capsys.readouterr().out
+    # Of one sample every interval would hold what it should, whatever the sample: nothing is said.
+    write_samples(tmp_path / "one.npz", ((name, {"samples": values[:1]}) for name, values in samples.items()))
+    evaluate(Evaluate(tmp_path / "one.npz", truth))
+    said = capsys.readouterr().out
+    assert "1 samples each: CRPS" in said and "intervals of" not in said
 
 
 def test_samples_that_are_none(truth, tmp_path):

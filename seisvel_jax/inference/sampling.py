@@ -251,7 +251,7 @@ class Results:
         lines = [f"{'sample':<{width}s}" + "".join(f"  {head:>13s}" for head in heads.values())]
         for row in [*shown, mean]:
             lines.append(f"{row['name']:<{width}s}" + "".join(f"  {row[key]:13.5g}" for key in heads))
-        if "mae" in heads:
+        if "mae" in heads and self.sampling.samples > 1:
             covered = ", ".join(f"{100 * coverage(self._ranks, level):.1f}" for level in (0.5, 0.9))
             lines.append(f"intervals of 50, 90 % cover {covered} % of the truth")
         return "\n".join(lines)
