@@ -56,6 +56,8 @@ WELLS = (0, 24, 48, 69)
 BLUR = 100.0
 """Metres: of the background."""
 SAMPLES, STEPS = 8, 16
+MANY, FEWER_STEPS = 50, 8
+"""Samples and evaluations where coverage is judged: by 8 samples a spread too narrow by a quarter still seems right."""
 TOGETHER = 8
 """Models at a time."""
 WEIGHTS = {"gathers": 0.25, "wells": 0.5, "background": 0.25}
@@ -70,22 +72,25 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--held-out", type=int, default=32, help="models of each family")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training for each of the others")
-    parser.add_argument("--skip", nargs="*", default=[], help="of subsets evaluations inversion_net ensemble unets")
+    parser.add_argument(
+        "--skip", nargs="*", default=[], help="of subsets coverage evaluations inversion_net ensemble unets"
+    )
     parser.add_argument("--genuine", type=Path, default=Path("../shared/data/openfwi"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/diffusion_cpu.md"))
     parser.add_argument("--figure", type=Path, default=Path("docs/figures/diffusion.png"))
     options = parser.parse_args()
     run = load_diffusion(options.run)
     judged = judged_models(run, options.held_out, options.genuine, options.run / "subsets")
-    parts: dict[str, Callable[[], dict[str, Any]]] = {
+    does: dict[str, Callable[[], dict[str, Any]]] = {
         "subsets": lambda: subsets(run, judged),
+        "coverage": lambda: coverage(run, judged),
         "evaluations": lambda: evaluations(run, judged),
         "inversion_net": lambda: predicted(run, options.run, inversion_net(run.config), judged, options.minutes),
         "ensemble": lambda: predicted(run, options.run, ensemble(run.config), judged, options.minutes),
         "unets": lambda: unets(run, options.run, judged, options.minutes),
     }
     found: dict[str, Any] = {}
-    for name, part in parts.items():
+    for name, part in does.items():
         place = options.run / "subsets" / f"{name}-{options.held_out}.json"
         if not place.is_file() and name not in options.skip:
             start = time.perf_counter()
@@ -234,6 +239,21 @@ def subsets(run: DiffusionRun, judged: dict) -> dict[str, Any]:
     for rule in ("weighted mean", "independent"):
         draw = drawer(run, STEPS, SAMPLES, rule)
         found[f"rule: {rule}"] = judge(drawn_all(draw, only(told, *WEIGHTS)))
+    return found
+
+
+def coverage(run: DiffusionRun, judged: dict) -> dict[str, Any]:
+    """Scores of many samples given some of the subsets, as drawn and tempered."""
+    found: dict[str, Any] = {}
+    models, own = joined(judged)
+    told = told_of(run, models)
+    draw = drawer(run, FEWER_STEPS, MANY)
+    chosen = ((), ("gathers",), ("wells", "background"), ("gathers", "wells"), ("gathers", "wells", "background"))
+    for some in progress(chosen, "coverage", unit="subset"):
+        samples = drawn_all(draw, only(told, *some))
+        found[" + ".join(some) or "nothing"] = {
+            name: scores(samples[:, rows], models["velocity"][rows], run.temperature) for name, rows in own.items()
+        }
     return found
 
 
@@ -469,6 +489,15 @@ def report(run: DiffusionRun, found: dict, judged: dict, options: argparse.Names
             lines += _others(found, name)
             lines.append("")
         lines += [monotone(found["subsets"], run.config.denoiser.families), ""]
+    if "coverage" in found:
+        lines += [f"## Coverage, by {MANY} samples of {FEWER_STEPS} evaluations each", ""]
+        lines += ["Share of the truth inside the central 90 % intervals, as drawn / tempered.", ""]
+        lines += [f"| given | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+        for chosen, own in found["coverage"].items():
+            if isinstance(own, dict):
+                both = [f"{100 * own[n]['coverage']:.0f} / {100 * own[n]['coverage_tempered']:.0f} %" for n in names]
+                lines.append(f"| {chosen} | {' | '.join(both)} |")
+        lines.append("")
     if "evaluations" in found:
         lines += ["## Evaluations of the network a sample, given the gathers", ""]
         lines += ["| evaluations | MAE | RMSE | SSIM | CRPS | 90 % | ms a sample |", "|---|---|---|---|---|---|---|"]

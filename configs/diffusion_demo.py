@@ -3,12 +3,13 @@
     python -m seisvel_jax.train_diffusion configs/diffusion_demo.py --workdir RUN
     python -m seisvel_jax.sample --checkpoint RUN --data DATA --samples 16 --output samples.npz
 
-The samples are drawn once, kept in RUN/pool (2.1 GB; 5 GB of memory while training), and trained on for seven epochs, mirrored or
-not, with other noise and conditions each time. A matched layer ends them in place of OpenFWI's sponge, nine times as fast.
+The samples are drawn once, kept in RUN/pool (2.1 GB; 5 GB of memory while training), and trained on for seven epochs,
+mirrored or not, with other noise and conditions each time. A matched layer ends them in place of OpenFWI's sponge, nine
+times as fast.
 
 Hardware: 2 CPU cores. Time: 4 minutes to simulate and 23 to train beside other work; a quiet machine is faster.
-Expected score: 298 m/s MAE of the mean given gathers alone, CRPS 203 m/s (untrained: 581), 90 % intervals hold 88 %; given wells
-and a background too, 118 to 174 m/s (benchmarks/results/diffusion_cpu.md).
+Expected score: 298 m/s MAE of the mean given gathers alone, CRPS 203 m/s (untrained: 581), 90 % intervals hold 88 %;
+given wells and a background too, 118 to 174 m/s (benchmarks/results/diffusion_cpu.md).
 Commit: cdab8ea.
 """
 
