@@ -13,7 +13,7 @@ from seisvel_jax.training.checkpoint import Checkpoints
 from seisvel_jax.training.state import TrainState, abstract_params
 
 DENOISER = DenoiserConfig(
-    encoder=replace(MODEL, dropout=0.0), layers=1, channels=4, patch_shape=(4, 4), families=("flat", "curved")
+    encoder=replace(MODEL, dropout=0.0), layers=1, channels=4, blocks=1, patch_shape=(4, 4), families=("flat", "curved")
 )
 RUN = DiffusionConfig("tiny", denoiser=DENOISER, members=2, condition=ConditionConfig(wells=3, blur=(10.0, 40.0)))
 
@@ -22,7 +22,7 @@ def write_run(path: Path, *, seed: int = 0, temperature: float = 1.0, config: Di
     """Every parameter is random, so that all that is told is heard; nothing is compiled for it."""
     rng = np.random.default_rng(seed)
     shapes = abstract_params(config.groups, SURVEY)[1]
-    params = jax.tree.map(lambda leaf: (0.3 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
+    params = jax.tree.map(lambda leaf: (0.2 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
     checkpoints = Checkpoints(path)
     metadata = {
         "config": to_dict(config),
