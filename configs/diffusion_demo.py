@@ -8,8 +8,8 @@ mirrored or not, with other noise and conditions each time. A matched layer ends
 times as fast.
 
 Hardware: 2 CPU cores. Time: 4 minutes to simulate and 23 to train beside other work; a quiet machine is faster.
-Expected score: 298 m/s MAE of the mean given gathers alone, CRPS 203 m/s (untrained: 581), 90 % intervals hold 88 %;
-given wells and a background too, 118 to 174 m/s (benchmarks/results/diffusion_cpu.md).
+Expected score: 271 and 300 m/s MAE of the mean of 50 samples given gathers alone on models of the two families, 114 and
+167 given wells and a background too; 90 % intervals hold 87 to 96 % (benchmarks/results/diffusion_cpu.md).
 Commit: cdab8ea.
 """
 
