@@ -233,7 +233,10 @@ def test_traced_arrays_are_refused_and_replaced_ones_are_not():
         jax.jit(lambda w: own_survey(wavelet=w).wavelet)(np.zeros(5, np.float32))
 
 
-@pytest.mark.parametrize("sampling", [{"dt": 1e-12}, {"dt": 1e-300}, {"spacing": 1e-9}, {"spacing": 1e-320}])
+@pytest.mark.parametrize(
+    "sampling",
+    [{"dt": 1e-12}, {"dt": 1e-300}, {"dt": 0.0}, {"spacing": 1e-9}, {"spacing": 1e-320}, {"spacing": 0.0}],
+)
 def test_a_sampling_that_nothing_could_hold_is_refused(sampling):
     for sample in (openfwi().resampled, speed_and_structure):
         with pytest.raises(UserError, match="expected at most 1073741824 of each"):
