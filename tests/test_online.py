@@ -89,6 +89,29 @@ def test_a_matched_layer_takes_the_place_of_the_sponge_and_the_scheme_stays():
     assert np.linalg.norm(batch["gathers"] - expected) < 0.01 * np.linalg.norm(expected)
 
 
+def test_every_so_many_th_step_keeps_the_sponge():
+    def drawn(**options):
+        return Simulated(replace(ONLINE, **options), SURVEY, 0, one_device())
+
+    mixed, layer, sponge = drawn(pml=50.0, sponge_every=3), drawn(pml=50.0), drawn()
+    assert mixed.turns == {0: pytest.approx(2 / 3), 2: pytest.approx(1 / 3)} and layer.turns == {0: 1.0}
+    assert "a 50 m layer for its sponge in 2 of 3 steps" in mixed.words
+    for step, alike, other in ((0, layer, sponge), (1, layer, sponge), (2, sponge, layer), (3, layer, sponge)):
+        gathers, same, not_same = (np.asarray(one("training", step, 1)["gathers"]) for one in (mixed, alike, other))
+        np.testing.assert_array_equal(gathers, same)
+        assert np.abs(gathers - not_same).max() > 1e-4 * np.abs(gathers).max()
+    assert drawn(pml=50.0, sponge_every=1).words == sponge.words
+
+
+def test_a_run_is_validated_behind_the_sponge_whatever_it_is_trained_behind(config):
+    behind_a_layer = replace(config.data.online, pml=50.0)
+    without = open_source(config, one_device())
+    for online in (behind_a_layer, replace(behind_a_layer, pool=2)):
+        source = open_source(change(config, data__online=online), one_device())
+        for index in map(int, without.held_out):
+            np.testing.assert_array_equal(source.samples.gathers(index), without.samples.gathers(index))
+
+
 def state_of(run, config):
     optimizer = make_optimizer(config.optim, config.steps)
     folder = step_folders(run)[-1]
@@ -155,7 +178,14 @@ def test_mistakes_are_named(config, tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             open_source(broken, one_device())
-    for values in ({"share": 0.0}, {"sponge_widths": (-1.0,)}, {"pml": -1.0}, {"pml": 90.0, "sponge_widths": (90.0,)}):
+    for values in (
+        {"share": 0.0},
+        {"sponge_widths": (-1.0,)},
+        {"pml": -1.0},
+        {"pml": 90.0, "sponge_widths": (90.0,)},
+        {"sponge_every": 4},
+        {"pml": 90.0, "sponge_every": -1},
+    ):
         with pytest.raises(UserError, match=r"data\.online"):
             OnlineConfig(**values)
 

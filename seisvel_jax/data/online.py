@@ -44,6 +44,9 @@ class OnlineConfig:
     pml: float = 0.0
     """Metres of a perfectly matched layer in the sponge's place, solved by the survey's own scheme: many times faster
     where the sponge is wide (docs/online.md). 0: the sponge."""
+    sponge_every: int = 0
+    """With pml: every so many-th step keeps the sponge. Its echo is faint and late, but a network that was never shown
+    it errs by a half where that is all there is to hear then (docs/online.md). 0: none does."""
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use. Raises UserError naming the option."""
@@ -60,6 +63,10 @@ class OnlineConfig:
             raise UserError(
                 f"--data.online.pml {self.pml} with sponge-widths {self.sponge_widths}, expected 0, or metres and no "
                 "sponge"
+            )
+        if self.sponge_every < 0 or (self.sponge_every and not self.pml):
+            raise UserError(
+                f"--data.online.sponge-every {self.sponge_every} with pml {self.pml:g}, expected 0, or steps and a pml"
             )
 
     def rows(self, batch_size: int) -> int:
@@ -113,25 +120,31 @@ class Simulated:
             raise UserError("--data.online.sponge-widths: OpenFWI's is 120 cells by definition: leave it out")
         boundaries = [replace(survey.boundary, width=width) for width in config.sponge_widths] or [survey.boundary]
         if config.pml:
-            boundaries = [replace(survey.boundary, kind="pml", width=config.pml)]
+            layer = replace(survey.boundary, kind="pml", width=config.pml)
+            boundaries = [layer] * (config.sponge_every - 1) + [survey.boundary] if config.sponge_every else [layer]
         surveys = [replace(survey, boundary=boundary) for boundary in boundaries]
         # The scheme is the one that the data to be read were made by, whatever ends the grid.
         scheme = scheme_of(survey)
         check_sampling(survey, scheme.order, MIN_VELOCITY)
-        self._plans = [make_plan(one, MAX_VELOCITY, scheme) for one in surveys]
+        plans = {one.boundary: make_plan(one, MAX_VELOCITY, scheme) for one in surveys}
+        self._plans = [plans[one.boundary] for one in surveys]
 
     @property
-    def programs(self) -> int:
-        """One a sponge width."""
-        return len(self._plans)
+    def turns(self) -> dict[int, float]:
+        """For each boundary that takes turns a step that has it, and its share of all steps."""
+        boundaries = [plan.boundary for plan in self._plans]
+        return {boundaries.index(one): boundaries.count(one) / len(boundaries) for one in boundaries}
 
     @property
     def words(self) -> str:
         """What is drawn, for the log."""
         (depth, x), kind = self.survey.grid.shape, self.survey.boundary.kind
-        widths = sorted({plan.boundary.width for plan in self._plans})
+        widths = sorted({plan.boundary.width for plan in self._plans if plan.boundary.kind == kind})
         sponges = f", sponges of {', '.join(f'{width:g}' for width in widths)} m" if len(widths) > 1 else ""
-        layer = f", a {widths[0]:g} m layer for its sponge" if self._plans[0].boundary.kind != kind else ""
+        layer = ""
+        if self._plans[0].boundary.kind != kind:
+            layer = f", a {self._plans[0].boundary.width:g} m layer for its sponge"
+            layer += f" in {len(self._plans) - 1} of {len(self._plans)} steps" if widths else ""
         return (
             f"{' and '.join(self.families)} models, {depth} x {x} nodes every {self.survey.grid.spacing:g} m"
             f"{sponges}{layer}"

@@ -71,6 +71,7 @@ def _label(simulated: Simulated, config: OnlineConfig, rows: int, onto: Survey) 
         "rows": rows,
         "sponge_widths": list(config.sponge_widths),
         "pml": config.pml,
+        "sponge_every": config.sponge_every,
     }
     return json.loads(json.dumps(values))
 

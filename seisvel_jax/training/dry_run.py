@@ -155,13 +155,16 @@ def _tell_online(config: Config | DiffusionConfig, survey: Survey, mesh: Mesh) -
 
 
 def simulation_seconds(simulated: Simulated, rows: int) -> float:
-    """Seconds to draw and simulate the rows of one step, once it is compiled; the better of two."""
-    times = []
-    for step in range(3):  # of one program even where several sponges take turns
-        start = time.perf_counter()
-        jax.block_until_ready(simulated("training", step * simulated.programs, rows))
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    """Seconds to draw and simulate the rows of one step, once it is compiled; the mean where boundaries take turns."""
+    mean = 0.0
+    for step, share in simulated.turns.items():
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            jax.block_until_ready(simulated("training", step, rows))
+            times.append(time.perf_counter() - start)
+        mean += share * min(times[1:])
+    return mean
 
 
 def parameter_counts(config: Config | DiffusionConfig, survey: Survey) -> list[int]:

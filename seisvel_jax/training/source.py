@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,11 @@ def open_source(config: Config | DiffusionConfig, mesh: Mesh, keep: Path | None 
     if stored:
         batches = _batches(config, samples, training, survey, rows=stored, mesh=mesh, family=family)
     unlabelled = dataset is not None and not dataset.has_velocity
-    if simulated is not None and (dataset is None or unlabelled) and data.validation_fraction > 0:
-        samples = simulated.samples("validation", config.validation_samples, drawn or config.batch_size, survey)
+    if online is not None and (dataset is None or unlabelled) and data.validation_fraction > 0:
+        # By the survey's own sponge, whatever is trained on: the data to be read have it.
+        own = replace(online, pml=0.0, sponge_every=0)
+        judges = Simulated(own, solved_survey(data, survey), data.seed, mesh, labels)
+        samples = judges.samples("validation", config.validation_samples, drawn or config.batch_size, survey)
         family = samples.family_of
         validation = np.arange(len(samples))
     held_out = spread(validation, config.validation_samples)
