@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from diffusion_judged import SAMPLES, WEIGHTS, drawn_all, errors, joined, scores, told_of
+from diffusion_judged import WEIGHTS, drawn_all, errors, joined, scores, told_of
 from flax import nnx
 
 from seisvel_jax.config import Config, DiffusionConfig
@@ -36,6 +36,8 @@ from seisvel_jax.training.step import make_step
 
 BASE = 8
 """Of its U-Nets; 64 as published."""
+SAMPLES = 8
+"""Drawn by them: three networks of 10 steps each."""
 
 
 def inversion_net(config: DiffusionConfig) -> Config:

@@ -59,11 +59,10 @@ config = DiffusionConfig(
     optim=OptimConfig(kind="muon", learning_rate=4e-3, warmup_steps=100),
     augment=replace(AugmentConfig.off(), mirror=0.5),
     batch_size=16,
-    steps=2400,
-    eval_every=1200,
+    steps=2300,
+    eval_every=1150,
     ema_decay=0.998,
     validation_samples=32,
-    validation_draws=16,
     validation_steps=8,
     figures=4,
 )

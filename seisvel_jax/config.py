@@ -144,7 +144,8 @@ class DiffusionConfig:
     validation_samples: int = 64
     """Held-out models used at each validation, at most; spread evenly over the validation set."""
     validation_draws: int = 8
-    """Samples drawn for each of them, given its gathers, by each member; for CRPS and the temperature."""
+    """Samples drawn for each of them, given its gathers, by each member; for CRPS and the temperature. At the last step
+    as many given each other subset of the sources, for its temperature."""
     validation_steps: int = 16
     """Steps of the sampler that draws them, one evaluation of the network each."""
     figures: int = 4

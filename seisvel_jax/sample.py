@@ -75,7 +75,7 @@ class Sample:
     """Conjugate gradients that carry logs and water to the cells beside them; 0 only puts the values in (default: 0 for
     a network that was trained with wells, which knows; 2 for others and for water)."""
     temperature: float | None = None
-    """Factor on the models' distance to their mean (default: the one fitted in training)."""
+    """Factor on the models' distance to their mean (default: the one fitted in training for what is told)."""
     misfit: bool = False
     """Also simulate every model drawn: its misfit, and the best by it."""
     seed: int = 0
@@ -247,7 +247,7 @@ def _open(options: Sample, drawing: "Drawing") -> "Sampling":
     knowledge = Knowledge(options.without != "gathers", shots, wells, models, blur, options.family, water_cells)
     if options.well_iterations is None and models is None and water is None and run.config.condition.drop_wells < 1:
         drawing = dataclasses.replace(drawing, well_iterations=0)
-    temperature = run.temperature if options.temperature is None else options.temperature
+    temperature = options.temperature or run.temperature(*knowledge.sources)
     return Sampling(
         dataset,
         names,

@@ -18,7 +18,7 @@ DENOISER = DenoiserConfig(
 RUN = DiffusionConfig("tiny", denoiser=DENOISER, members=2, condition=ConditionConfig(wells=3, blur=(10.0, 40.0)))
 
 
-def write_run(path: Path, *, seed: int = 0, temperature: float = 1.0, config: DiffusionConfig = RUN) -> Path:
+def write_run(path: Path, *, seed: int = 0, config: DiffusionConfig = RUN, **temperatures: float) -> Path:
     """Every parameter is random, so that all that is told is heard; nothing is compiled for it."""
     rng = np.random.default_rng(seed)
     shapes = abstract_params(config.groups, SURVEY)[1]
@@ -29,7 +29,7 @@ def write_run(path: Path, *, seed: int = 0, temperature: float = 1.0, config: Di
         "survey": SURVEY.to_dict(),
         "samples": {},
         "weights": [1 / config.members] * config.members,
-        "postprocess": {"temperature": temperature},
+        "postprocess": temperatures,
         "validation": {"crps": 100.0},
     }
     checkpoints.save(TrainState(jax.numpy.int32(1), params, (), params), metadata)

@@ -92,6 +92,23 @@ def test_what_is_written(options, tmp_path, capsys):
     np.testing.assert_allclose((half - half.mean(0))[:, inside], 0.5 * (wide - wide.mean(0))[:, inside], atol=0.01)
 
 
+def test_the_temperature_is_that_of_what_is_told(run, options, tmp_path, monkeypatch):
+    fitted = {"gathers": 0.5, "wells": 0.25, "nothing": 0.75}
+    monkeypatch.setattr(runs, "load_diffusion", lambda path: replace(LOADED(path), temperatures=fitted))
+    for number, (told, factor) in enumerate(
+        (({}, 0.5), ({"family": "flat"}, 0.5), ({"without": "gathers"}, 0.75), ({"wells": "0,3"}, 0.5))
+    ):  # the last has none of its own, and takes that of gathers
+        one, other = f"{number}.npz", f"{number}-wide.npz"
+        sample(options(one, limit=1, **told))
+        sample(options(other, limit=1, temperature=1.0, **told))
+        cool, wide = (read(tmp_path / name)["data1-000/samples"] for name in (one, other))
+        inside = ((wide > 1500) & (wide < 4500)).all(0)
+        away = (wide - wide.mean(0))[:, inside]
+        assert inside.sum() > 5 and np.abs(away).max() > 10
+        np.testing.assert_allclose((cool - cool.mean(0))[:, inside], factor * away, atol=0.01)
+    assert replace(LOADED(run), temperatures={}).temperature("wells") == 1.0
+
+
 @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_sample_depends_on_seed_name_and_number_alone(options, tmp_path, size):
     """Other counts, fewer models, other batches: the same numbers, but for rounding. Another seed: others."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zlib
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import jax
@@ -22,6 +23,7 @@ from seisvel_jax.data.labels import stored_families
 from seisvel_jax.data.online import OnlineConfig
 from seisvel_jax.data.pipeline import DataConfig
 from seisvel_jax.data.writers import write_survey
+from seisvel_jax.diffusion.condition import SOURCES
 from seisvel_jax.diffusion.config import ConditionConfig, DenoiserConfig
 from seisvel_jax.earth.families import random_model
 from seisvel_jax.errors import UserError
@@ -102,7 +104,7 @@ def test_a_run_learns_and_leaves_what_it_promises(run, config):
     assert all(leaf.shape[0] == 1 for leaf in jax.tree.leaves(loaded.params))
     best = min(judged[1:], key=lambda r: r["crps"])  # of those that were kept: the latest two and the best
     assert loaded.metrics["crps"] == min(best["crps"], judged[0]["crps"])
-    assert loaded.temperature == loaded.metrics["temperature"] > 0
+    assert loaded.temperature("gathers") == loaded.metrics["temperature"] > 0
 
 
 def test_every_member_is_validated_with_noise_of_its_own(config):
@@ -114,9 +116,46 @@ def test_every_member_is_validated_with_noise_of_its_own(config):
     judge = make_judge(two, graphdef, SURVEY, one_device())
     gathers, velocity = arrays(1)
     batch = {"gathers": gathers, "velocity": velocity, "family": np.zeros(1, np.int32)}
-    loss, drawn = judge(params, batch, 0)
+    loss, drawn = judge(params, batch, 0, np.asarray([1.0, 0.0, 0.0, 0.0], np.float32))
     assert drawn.shape == (2, 2, 1, 8, 8) and loss[0] == loss[1]
     assert np.abs(drawn[0] - drawn[1]).mean() > 1
+
+
+def test_the_last_step_has_a_temperature_of_every_subset(run, config):
+    last, before = (load_diffusion(folder) for folder in step_folders(run[0])[:-3:-1])
+    names = {
+        " + ".join(some) for count in range(1, 4) for some in combinations(("gathers", "wells", "background"), count)
+    }
+    assert set(last.temperatures) == {"nothing", *names} and len(set(last.temperatures.values())) == 8
+    assert set(before.temperatures) == {"gathers"}
+    assert last.temperature("family", "wells", "gathers") == last.temperatures["gathers + wells"]
+    assert before.temperature("wells") == before.temperatures["gathers"]
+    assert last.temperature("family") == last.temperatures["nothing"]
+
+
+def test_samples_are_judged_given_what_is_told(config):
+    """Gathers, wells and background are heard where they are told and only there, the family by every other model."""
+    told = replace(config, validation_steps=1, validation_draws=2, batch_size=2)
+    (graphdef,), (params,) = abstract_params(told.groups, SURVEY)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: (0.2 * rng.normal(size=leaf.shape)).astype(np.float32), params)
+    judge = make_judge(told, graphdef, SURVEY, one_device())
+    gathers, velocity = arrays(2)
+    batch = {"gathers": gathers, "velocity": velocity, "family": np.ones(2, np.int32)}
+
+    def drawn(changes, *given):
+        given = np.asarray([float(source in given) for source in SOURCES], np.float32)
+        return np.asarray(judge(params, {**batch, **changes}, 0, given)[1])
+
+    for source, changes in (
+        ("gathers", {"gathers": 2 * gathers}),
+        ("wells", {"velocity": velocity + 100}),
+        ("background", {"velocity": velocity + 100}),
+    ):
+        np.testing.assert_array_equal(drawn({}), drawn(changes))
+        assert (drawn({}, source) != drawn(changes, source)).any(axis=(0, 1, 3, 4)).all()
+    different = (drawn({}, "family") != drawn({"family": np.full(2, 2, np.int32)}, "family")).any(axis=(0, 1, 3, 4))
+    np.testing.assert_array_equal(different, [False, True])
 
 
 def test_killed_and_resumed_is_the_straight_run(run, config, tmp_path):

@@ -5,6 +5,7 @@ from "no log" by the mask alone.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -18,6 +19,8 @@ from seisvel_jax.errors import UserError
 from seisvel_jax.survey import Survey
 
 SOURCES = ("gathers", "wells", "background", "family")
+SPREAD_BY = SOURCES[:3]
+"""Those that the temperature of the samples' spread is fitted for; the family hardly changes it."""
 FEWEST_BLUR = 1e-3
 """Cells: less than this much blur is none."""
 
@@ -63,6 +66,12 @@ def nothing(batch: int, survey: Survey) -> Condition:
         jnp.zeros(batch),
         jnp.zeros(batch, jnp.int32),
     )
+
+
+def subset_name(sources: Iterable[str]) -> str:
+    """What a temperature is filed under: `gathers + wells`, whatever the order; `nothing` where none is told."""
+    told = set(sources)
+    return " + ".join(source for source in SPREAD_BY if source in told) or "nothing"
 
 
 def only(condition: Condition, *sources: str) -> Condition:

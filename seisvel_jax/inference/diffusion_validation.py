@@ -1,5 +1,6 @@
 """Validation of a diffusion model: its loss at fixed noise, and samples of held-out models given their gathers."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,12 @@ from jax.sharding import Mesh
 
 from seisvel_jax.calibration import Calibration
 from seisvel_jax.config import DiffusionConfig
-from seisvel_jax.diffusion.condition import drop, of_training, only
+from seisvel_jax.diffusion.condition import SOURCES, SPREAD_BY, drop, masked, of_training, subset_name
 from seisvel_jax.diffusion.processes import process_of
 from seisvel_jax.diffusion.sampler import SamplerConfig, sample
 from seisvel_jax.diffusion.scale import Scale
 from seisvel_jax.errors import UserError
-from seisvel_jax.logging import chunks, say
+from seisvel_jax.logging import chunks, progress, say
 from seisvel_jax.metrics import mae, mape
 from seisvel_jax.models.ensemble import over_members
 from seisvel_jax.survey import Survey
@@ -31,20 +32,21 @@ LOSS_DRAWS = 4
 """Noises and conditions each held-out model's loss is the mean of."""
 
 
-def make_judge(
-    config: DiffusionConfig, graphdef: Any, survey: Survey, mesh: Mesh
-) -> Callable[[Any, dict[str, Any], int], tuple[jax.Array, jax.Array]]:
-    """`(params, batch, number of the batch) -> (loss [member, batch], samples [member, draw, batch, depth, x] m/s)`.
+Judge = Callable[[Any, dict[str, Any], int, np.ndarray], tuple[jax.Array, jax.Array]]
+
+
+def make_judge(config: DiffusionConfig, graphdef: Any, survey: Survey, mesh: Mesh) -> Judge:
+    """`(params, batch, number of the batch, told) -> (loss [member, batch], samples [member, draw, batch, depth, x]
+    m/s)`.
 
     Jitted, without dropout and augmentation; noise, levels and conditions depend on the number alone, so that every
-    step is judged by the same. The samples are given the gathers and nothing else, or nothing where the network never
-    sees gathers.
+    step is judged by the same. `told` `[4]` is 1 for each of SOURCES that the samples are given, 0 for the others;
+    the family is then told of every other model.
     """
     scale, process = Scale(config.denoiser.bounds), process_of(config.process, config.log_levels)
     sampler = SamplerConfig(steps=config.validation_steps)
-    given = ("gathers",) if config.condition.drop_gathers < 1 else ()
 
-    def judge(params: Any, batch: dict, number: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def judge(params: Any, batch: dict, number: jax.Array, given: jax.Array) -> tuple[jax.Array, jax.Array]:
         clean = jnp.asarray(scale.to_unit(batch["velocity"]))
 
         def one(params: Any, member: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -73,7 +75,9 @@ def make_judge(
 
             key = stream_key(0, "validation", number)
             losses = jax.lax.map(loss, jax.random.split(jax.random.fold_in(key, 0), LOSS_DRAWS))
-            known = only(told(key), *given)
+            every_other = jnp.asarray(np.arange(clean.shape[0]) % 2, jnp.float32)
+            kept = {source: jnp.full(every_other.shape, given[place]) for place, source in enumerate(SOURCES)}
+            known = masked(told(key), {**kept, "family": kept["family"] * every_other})
             drawn = sample(
                 denoise,
                 network.encode(known, survey),
@@ -88,17 +92,17 @@ def make_judge(
 
     return jax.jit(
         judge,
-        in_shardings=(over_member(mesh), over_data(mesh), everywhere(mesh)),
+        in_shardings=(over_member(mesh), over_data(mesh), everywhere(mesh), everywhere(mesh)),
         out_shardings=everywhere(mesh),
     )
 
 
 @dataclass(frozen=True)
 class DiffusionValidation:
-    """Scores the averaged denoisers on the held-out models, and fits the temperature of their spread there."""
+    """Scores the averaged denoisers on the held-out models, and fits the temperatures of their spread there."""
 
     config: DiffusionConfig
-    judge: Callable[[Any, dict[str, Any], int], tuple[jax.Array, jax.Array]]
+    judge: Judge
     mesh: Mesh
     source: Source
     workdir: Path
@@ -110,21 +114,18 @@ class DiffusionValidation:
 
         Raises UserError where a member's loss or samples are not finite.
         """
-        indices = self.source.held_out
+        indices, rates = self.source.held_out, self.config.condition
         if len(indices) == 0:
             return {}
+        given = ("gathers",) if rates.drop_gathers < 1 else ()
         calibration = Calibration(len(indices))
         losses: list[np.ndarray] = []
         shown: list[np.ndarray] = []
         errors: list[float] = []
         relative: list[float] = []
         for chunk, batch in self._batches():
-            loss, drawn = (np.asarray(part) for part in self.judge(ema[0], batch, len(losses)))
-            for name, own, samples in zip(self.config.member_names, loss, drawn):
-                if not (np.isfinite(own).all() and np.isfinite(samples).all()):
-                    raise UserError(f"step {step}: {name} says values that are not finite; nothing was saved")
+            loss, samples = self._judged(ema, batch, len(losses), given, step)
             losses.append(loss[:, : len(chunk)])
-            samples = drawn.reshape(-1, *drawn.shape[2:])[:, : len(chunk)]
             for row, position in enumerate(chunk):
                 truth, mean = self.source.samples.velocity(int(indices[position])), samples[:, row].mean(0)
                 calibration.add(samples[:, row], truth)
@@ -146,13 +147,46 @@ class DiffusionValidation:
         if self.records is not None:
             self.records.add("validation", step, values)
         say(
-            f"step {step}: validation loss {np.mean(values['loss']):.4f}; {found['samples']} samples given gathers: "
+            f"step {step}: validation loss {np.mean(values['loss']):.4f}; {found['samples']} samples given "
+            f"{subset_name(given)}: "
             f"CRPS {values['crps']:.1f} m/s, MAE of their mean {values['mae']:.1f} m/s, 90 % intervals hold "
             f"{100 * values['coverage_90']:.0f} %, temperature {values['temperature']:.2f}"
         )
         if step:
             self._draw(shown, step)
-        return {"postprocess": {"temperature": values["temperature"]}, "validation": {"step": step, **values}}
+        temperatures = {subset_name(given): values["temperature"]}
+        if step and step == self.config.steps:
+            temperatures |= self._temperatures(ema, step, given)
+        return {"postprocess": temperatures, "validation": {"step": step, **values}}
+
+    def _judged(
+        self, ema: tuple, batch: dict[str, Any], number: int, given: tuple[str, ...], step: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Losses `[member, batch]` and samples `[draw, batch, depth, x]` of all members in a row."""
+        told = np.asarray([float(source in given) for source in SOURCES], np.float32)
+        loss, drawn = (np.asarray(part) for part in self.judge(ema[0], batch, number, told))
+        for name, own, samples in zip(self.config.member_names, loss, drawn):
+            if not (np.isfinite(own).all() and np.isfinite(samples).all()):
+                raise UserError(f"step {step}: {name} says values that are not finite; nothing was saved")
+        return loss, drawn.reshape(-1, *drawn.shape[2:])
+
+    def _temperatures(self, ema: tuple, step: int, known: tuple[str, ...]) -> dict[str, float]:
+        """By `subset_name`: of samples given each subset, but for `known`, of what the network was ever told."""
+        rates = self.config.condition
+        ever = [source for source in SPREAD_BY if getattr(rates, f"drop_{source}") < 1]
+        family = ("family",) if self.config.denoiser.families and rates.drop_family < 1 else ()
+        found = {}
+        subsets = [some for count in range(len(ever) + 1) for some in itertools.combinations(ever, count)]
+        subsets.remove(known)
+        for given in progress(subsets, "temperatures", unit="subset"):
+            calibration = Calibration(len(self.source.held_out))
+            for number, (chunk, batch) in enumerate(self._batches()):
+                _, samples = self._judged(ema, batch, number, given + family, step)
+                for row, position in enumerate(chunk):
+                    index = int(self.source.held_out[position])
+                    calibration.add(samples[:, row], self.source.samples.velocity(index))
+            found[subset_name(given)] = calibration.summary()["temperature"]
+        return found
 
     def _batches(self) -> Iterator[tuple[range, dict[str, Any]]]:
         """The held-out models in batches of one shape: the last is filled up. Each process reads its own rows."""

@@ -248,7 +248,7 @@ def as_ensemble(run: "DiffusionRun", samples: int = AS_MEMBERS) -> Ensemble:
 
     Their noise is keyed by the gathers themselves: it depends neither on the batch nor on the order.
     """
-    posterior = Posterior(run)
+    posterior, temperature = Posterior(run), run.temperature("gathers")
 
     def predict(gathers: np.ndarray, survey: Survey) -> np.ndarray:
         nothing = Cells.none(survey.grid)
@@ -265,7 +265,7 @@ def as_ensemble(run: "DiffusionRun", samples: int = AS_MEMBERS) -> Ensemble:
         for row, name in enumerate(names):
             first = list(each).index(name) * len(parts)
             drawn[:, row] = gathered(parts, found[first : first + len(parts)], samples)
-        return np.clip(tempered(drawn, run.temperature), *posterior.scale.bounds)
+        return np.clip(tempered(drawn, temperature), *posterior.scale.bounds)
 
     return Ensemble(
         predict=predict,
@@ -273,7 +273,7 @@ def as_ensemble(run: "DiffusionRun", samples: int = AS_MEMBERS) -> Ensemble:
         weights=np.full(samples, 1 / samples),
         postprocess={},
         names=tuple(f"sample/{number}" for number in range(samples)),
-        fingerprint=f"{posterior.fingerprint} {samples} samples, temperature {run.temperature!r}",
+        fingerprint=f"{posterior.fingerprint} {samples} samples, temperature {temperature!r}",
     )
 
 

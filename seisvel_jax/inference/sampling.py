@@ -12,6 +12,7 @@ import numpy as np
 from seisvel_jax.calibration import coverage, crps, rank_histogram, tempered
 from seisvel_jax.data.checks import finite_float32
 from seisvel_jax.data.resample import resample_gathers
+from seisvel_jax.diffusion.condition import SOURCES
 from seisvel_jax.errors import UserError
 from seisvel_jax.inference.experiment import other_experiment
 from seisvel_jax.inference.posterior import Job, Posterior, Told, gathered, sample_keys, shares, shots_of
@@ -42,6 +43,12 @@ class Knowledge:
     family: str | None = None
     water: Cells | None = None
     """The same of every model; where it is None, what the background says."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Those of `condition.SOURCES` that the network is told."""
+        told = (self.gathers, self.wells is not None, self.background is not None, self.family is not None)
+        return tuple(source for source, known in zip(SOURCES, told, strict=True) if known)
 
     @property
     def fingerprint(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from seisvel_jax.config import Config, DiffusionConfig
+from seisvel_jax.diffusion.condition import subset_name
 from seisvel_jax.errors import UserError
 from seisvel_jax.logging import say
 from seisvel_jax.survey import Survey
@@ -50,8 +51,13 @@ class DiffusionRun:
     step: int
     metrics: dict[str, Any]
     """Validation metrics at this step; empty where the run was interrupted before one."""
-    temperature: float
-    """For `calibration.tempered`: fitted on samples of the validation models, given their gathers; 1 = as drawn."""
+    temperatures: dict[str, float]
+    """For `calibration.tempered`, by `subset_name` of what is told: fitted on samples of the validation models. A run
+    that has not ended has that of gathers alone; none where nothing was validated."""
+
+    def temperature(self, *told: str) -> float:
+        """Of samples given these SOURCES; that of gathers alone where there is none of its own, 1 without that."""
+        return self.temperatures.get(subset_name(told), self.temperatures.get(subset_name(("gathers",)), 1.0))
 
 
 def load_run(path: str | Path) -> Run:
@@ -96,10 +102,13 @@ def _load_ensemble(step: Path) -> Run:
 
 def _load_denoiser(step: Path) -> DiffusionRun:
     config, survey, (graphdef,), (params,), values = _networks(step, DiffusionConfig)
-    temperature = float(values["postprocess"].get("temperature", 1.0))
-    if not temperature > 0:
-        raise UserError(f"{step}: damaged: a temperature of {temperature}, expected a positive number")
-    return DiffusionRun(config, survey, graphdef, params, values["step"], values["validation"], temperature)
+    temperatures = {name: float(value) for name, value in values["postprocess"].items()}
+    for given, temperature in temperatures.items():
+        if not 0 < temperature < float("inf"):
+            raise UserError(
+                f"{step}: damaged: a temperature of {temperature} given {given}, expected a positive number"
+            )
+    return DiffusionRun(config, survey, graphdef, params, values["step"], values["validation"], temperatures)
 
 
 def _networks(step: Path, kind: Any) -> tuple[Any, Survey, tuple, tuple, dict[str, Any]]:
