@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
+# Memory in huge pages: a third less time on a CPU (seisvel_jax/huge_pages.py). Elsewhere than on Linux it says nothing.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: demo test test-all lint typecheck format golden clean help
 

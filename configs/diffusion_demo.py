@@ -3,7 +3,7 @@
     python -m seisvel_jax.train_diffusion configs/diffusion_demo.py --workdir RUN
     python -m seisvel_jax.sample --checkpoint RUN --data DATA --samples 16 --output samples.npz
 
-The samples are drawn once, kept in RUN/pool (1.8 GB; 5 GB of memory while training), and trained on for seven epochs,
+The samples are drawn once, kept in RUN/pool (1.8 GB; 5 GB of memory while training), and trained on for eight epochs,
 mirrored or not, with other noise and conditions each time. A matched layer ends seven of eight of them, nine times as
 fast as OpenFWI's sponge, whose late echo the network learns from the eighth.
 
@@ -59,8 +59,8 @@ config = DiffusionConfig(
     optim=OptimConfig(kind="muon", learning_rate=4e-3, warmup_steps=100),
     augment=replace(AugmentConfig.off(), mirror=0.5),
     batch_size=16,
-    steps=2300,
-    eval_every=1150,
+    steps=2500,
+    eval_every=1250,
     ema_decay=0.998,
     validation_samples=32,
     validation_steps=8,

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from seisvel_jax.huge_pages import begin_again_with_huge_pages
+
 
 class UserError(Exception):
     """Bad input or a bad environment: shown as one line, exit code 2."""
@@ -46,6 +48,7 @@ def run_command(main: Callable[[], int | None]) -> None:
 
     0 done, 1 the command's own "no" (an unusable data set), 2 bad input, 130 interrupted (Ctrl-C), 143 by SIGTERM.
     """
+    begin_again_with_huge_pages()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
         before = sys.unraisablehook

@@ -21,7 +21,8 @@ COMMANDS = {
 }
 MAY_IMPORT = {
     "arrays": set(),
-    "errors": set(),
+    "errors": {"huge_pages"},
+    "huge_pages": set(),
     "files": {"errors"},
     "logging": {"errors"},
     "survey": {"arrays", "errors", "files"},

@@ -31,6 +31,7 @@ from seisvel_jax.inference.told import Cells, open_wells
 from seisvel_jax.sample import Sample, sample
 from seisvel_jax.survey import Boundary, ricker
 from seisvel_jax.training import runs
+from seisvel_jax.training.checkpoint import step_folders
 
 COUNT = 3
 LOADED = functools.cache(runs.load_diffusion)
@@ -107,6 +108,13 @@ def test_the_temperature_is_that_of_what_is_told(run, options, tmp_path, monkeyp
         assert inside.sum() > 5 and np.abs(away).max() > 10
         np.testing.assert_allclose((cool - cool.mean(0))[:, inside], factor * away, atol=0.01)
     assert replace(LOADED(run), temperatures={}).temperature("wells") == 1.0
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0])
+def test_a_damaged_temperature_is_refused(tmp_path, wrong):
+    (step,) = step_folders(write_run(tmp_path / "RUN", gathers=1.0, wells=wrong))
+    with pytest.raises(UserError, match=f"{step.name}: damaged: a temperature of {wrong} given wells"):
+        LOADED(step)
 
 
 @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
