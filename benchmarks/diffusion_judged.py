@@ -50,7 +50,7 @@ def judged_models(run: DiffusionRun, count: int, genuine: Path, keep: Path) -> d
         place = keep / f"{family}-{count}.npz"
         if not place.is_file():
             # By OpenFWI's own sponge, whatever the pool was simulated with.
-            simulated = Simulated(replace(online, family=family, pml=0.0), survey, 0, one_device())
+            simulated = Simulated(replace(online, family=family, pml=0.0, sponge_every=0), survey, 0, one_device())
             drawn = simulated.samples("test", count, TOGETHER, run.survey)
             np.savez(place, gathers=drawn.gathers_of, velocity=drawn.velocity_of)
         with np.load(place, allow_pickle=False) as arrays:

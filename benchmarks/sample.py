@@ -47,7 +47,7 @@ def new_run() -> DiffusionRun:
     survey = openfwi().resampled(dt=config.denoiser.encoder.dt)
     graphdef = abstract_params(config.groups, survey)[0][0]
     params = jax.jit(lambda key: init_params(config.groups, survey, key))(jax.random.key(0))[0]
-    return DiffusionRun(config, survey, graphdef, params, 0, {}, 1.0)
+    return DiffusionRun(config, survey, graphdef, params, 0, {}, {})
 
 
 def told_of(run: DiffusionRun, *, wells: bool) -> Told:
