@@ -32,6 +32,7 @@ from seisvel_jax.sample import Sample, sample
 from seisvel_jax.survey import Boundary, ricker
 from seisvel_jax.training import runs
 from seisvel_jax.training.checkpoint import step_folders
+from seisvel_jax.wave.scheme import scheme_of
 
 COUNT = 3
 LOADED = functools.cache(runs.load_diffusion)
@@ -243,6 +244,15 @@ def test_guidance_solves_with_the_wavelet_and_the_boundary_of_the_gathers():
     )
     plan = Posterior(run, drawn, other)._plan
     assert plan is not None and plan.boundary == boundary
+    # A wide sponge is solved as a PML by its own scheme where its echo is less than the noise, and only there.
+    wide = Boundary("openfwi", 1200.0, (70.0, 70.0))
+    for survey, noise, guides in (
+        (replace(SURVEY, boundary=wide), 0.05, boundary),
+        (replace(SURVEY, boundary=wide), 0.01, wide),
+        (SURVEY, 0.05, SURVEY.boundary),
+    ):
+        plan = Posterior(run, Drawing(guidance="sda", noise=noise), survey)._plan
+        assert plan is not None and plan.boundary == guides and plan.scheme == scheme_of(SURVEY)
     assert Posterior(run, drawn)._plan.boundary == SURVEY.boundary
 
 
