@@ -7,10 +7,10 @@ The samples are drawn once, kept in RUN/pool (1.8 GB; 5 GB of memory while train
 mirrored or not, with other noise and conditions each time. A matched layer ends seven of eight of them, nine times as
 fast as OpenFWI's sponge, whose late echo the network learns from the eighth.
 
-Hardware: 2 CPU cores. Time: 4 minutes to simulate and 23 to train beside other work; a quiet machine is faster.
-Expected score: 271 and 300 m/s MAE of the mean of 50 samples given gathers alone on models of the two families, 114 and
-167 given wells and a background too; 90 % intervals hold 87 to 96 % (benchmarks/results/diffusion_cpu.md).
-Commit: cdab8ea.
+Hardware: 2 CPU cores. Time: 21 min 37 s, 5 minutes of them to simulate.
+Expected score: 236 and 296 m/s MAE of the mean of 24 samples given gathers alone on models of the two families, 119 and
+168 given wells and a background too; 90 % intervals hold 90 to 95 % (benchmarks/results/diffusion_cpu.md).
+Commit: 2475d06.
 """
 
 from dataclasses import replace
